@@ -1,0 +1,1 @@
+"""Prefect flows and the named recipes. The command line starts Prefect only when it is asked to."""

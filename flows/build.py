@@ -1,0 +1,112 @@
+"""The build as a Prefect flow: the same steps, each shard of each a task.
+
+Tasks are given paths and counts, never rows, and are not cached by Prefect. A step that fails on the machine's account is tried
+again; one that fails on the user's account (a `RecapError`) is not, since it would fail the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect import State, Task, flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.futures import wait
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.recipes import find
+from pipeline.build import Built, build
+from pipeline.errors import RecapError
+from pipeline.publish.folder import read_manifest
+from pipeline.recipe import load
+from pipeline.report import write_report
+
+T = TypeVar("T")
+
+RETRIES = 2
+RETRY_DELAY_SECONDS = 5
+
+
+class PrefectRunner:
+    """A `pipeline.runner.Runner` that makes each job a task run."""
+
+    def map(
+        self, step: str, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], rows: Sequence[int] | None = None
+    ) -> list[T]:
+        """See `pipeline.runner.Runner.map`."""
+        futures = []
+        for number, job in enumerate(jobs, start=1):
+            name = step if len(jobs) == 1 else f"{step} {number}/{len(jobs)}"
+            futures.append(_step(step, name, function, job).submit())
+        wait(futures)
+        return [future.result() for future in futures]
+
+
+def _step(step: str, name: str, function: Callable[..., T], job: tuple[Any, ...]) -> Task[[], T]:
+    @task(
+        name=step,
+        task_run_name=name,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_SECONDS,
+        retry_condition_fn=_worth_repeating,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    def run() -> T:
+        return function(*job)
+
+    return run
+
+
+def _worth_repeating(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    return not isinstance(state.result(raise_on_failure=False), RecapError)
+
+
+@flow(name="recap-data build", task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)
+def build_flow(
+    recipe: str = "demo", overrides: list[str] | None = None, out: str | None = None, allow_short: bool = False
+) -> State[Any]:
+    """Build a mixture and leave its funnel, card and report as artifacts.
+
+    Args:
+        recipe: a named recipe, or the path of a YAML file.
+        overrides: values to set, as ``a.b.c=value``.
+        out: the output folder; ``out/<name>`` unless given.
+        allow_short: build what there is where a quota can't be met.
+
+    Returns:
+        A completed state whose message is "unchanged" where nothing had to be done.
+    """
+    loaded = load(find(recipe), overrides or ())
+    folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
+    built = build(loaded, folder, PrefectRunner(), allow_short=allow_short)
+    _leave_artifacts(built)
+    rows = built.manifest["rows"]["mixture"]
+    return Completed(message="unchanged" if built.unchanged else f"built {rows:,} rows into {built.out}")
+
+
+def run(recipe: str, overrides: Sequence[str], out: Path, allow_short: bool) -> Built:
+    """Run the flow in this process and wait for it; errors are those of `pipeline.build.build`."""
+    state = build_flow(
+        recipe, overrides=list(overrides), out=str(out), allow_short=allow_short, return_state=True
+    )
+    state.result(raise_on_failure=True)
+    return Built(out, read_manifest(out) or {}, unchanged=state.message == "unchanged")
+
+
+def _leave_artifacts(built: Built) -> None:
+    manifest = built.manifest
+    key = re.sub(r"[^a-z0-9]+", "-", manifest["name"].lower()).strip("-")
+    table = [
+        {**row, "dropped": ", ".join(f"{count} {reason}" for reason, count in row["dropped"].items())}
+        for row in manifest["funnel"]
+    ]
+    create_table_artifact(table=table, key=f"{key}-funnel", description=f"Funnel of {manifest['name']}")
+    create_markdown_artifact(markdown=(built.out / "README.md").read_text(encoding="utf-8"), key=f"{key}-card")
+    page = write_report(built.out)
+    create_link_artifact(link=page.resolve().as_uri(), link_text="report.html", key=f"{key}-report")

@@ -1,0 +1,1 @@
+"""Cleaning: deduplication within a domain, decontamination against evaluation sets. Pure and order-independent."""

@@ -1,0 +1,213 @@
+"""The command line: one short function a command. Whatever is heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import RecapError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.build import Built, Plan
+    from pipeline.recipe import LoadedRecipe
+
+app = typer.Typer(
+    name="recap-data",
+    help="Counter-aligned prefill mixtures for RECAP (arXiv 2510.00938).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="[RECIPE]", help="A named recipe, or the path of a YAML file.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; out/<name> unless given.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value of the recipe: mixture.harmful.rows=200.")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that share the shards; the result is the same.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument = "demo",
+    out: OutOption = None,
+    overrides: SetOption = None,
+    allow_short: Annotated[bool, typer.Option(help="Build what there is where a quota can't be met.")] = False,
+    workers: WorkersOption = 1,
+    prefect: Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a mixture: pull, clean, choose, sample, judge, mix, package.
+
+    The output is a folder that datasets.load_dataset reads. It appears whole or not at all, and equal inputs give
+    equal bytes; run again with nothing changed, it does nothing.
+    """
+    loaded = _load(recipe, overrides)
+    if prefect:
+        result = _build_with_prefect(recipe, overrides or [], _out(out, loaded), allow_short)
+    else:
+        from pipeline.build import build as build_recipe
+        from pipeline.console import progress
+        from pipeline.runner import local_runner
+
+        with _shown(progress(_console())) as shown, local_runner(workers, shown) as runner:
+            result = build_recipe(loaded, _out(out, loaded), runner, allow_short=allow_short)
+    _print_built(result, as_json)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument = "demo",
+    out: OutOption = None,
+    overrides: SetOption = None,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a build would do, step by step, without doing it.
+
+    Prompts are read and cleaned to count them, which costs nothing; nothing is sampled and no output is written.
+    """
+    loaded = _load(recipe, overrides)
+    from pipeline.build import plan as plan_recipe
+    from pipeline.console import progress
+    from pipeline.runner import local_runner
+
+    with _shown(progress(_console())) as shown, local_runner(workers, shown) as runner:
+        planned = plan_recipe(loaded, _out(out, loaded), runner)
+    _print_plan(planned, as_json)
+
+
+@app.command()
+def report(
+    build_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished build.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file; DIR/report.html unless given.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many rows the page's table holds at most.")] = 5000,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one self-contained HTML page about a build: funnel, figures, and a table of rows."""
+    from pipeline.report import write_report
+
+    path = write_report(build_folder, out, rows)
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        print(path)
+
+
+@app.command()
+def recipes(as_json: JsonOption = False) -> None:
+    """List the named recipes."""
+    from flows.recipes import named
+
+    listed = named()
+    if as_json:
+        _print_json({name: str(path) for name, path in listed.items()})
+    else:
+        for name, path in listed.items():
+            print(f"{name:<16} {path}")
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 the user's input."""
+    try:
+        app(standalone_mode=True)
+    except RecapError as error:
+        print(f"recap-data: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("recap-data: stopped. The last finished output is as it was; run the same command again.", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _load(name: str, overrides: list[str] | None) -> LoadedRecipe:
+    from flows.recipes import find
+    from pipeline.recipe import load
+
+    return load(find(name), overrides or ())
+
+
+def _out(out: Path | None, loaded: LoadedRecipe) -> Path:
+    return out if out is not None else Path("out") / loaded.recipe.name
+
+
+def _build_with_prefect(recipe: str, overrides: list[str], out: Path, allow_short: bool) -> Built:
+    """Run the flow; a server that Prefect has to start for it gets more than its 20 seconds."""
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    from flows.build import run
+
+    return run(recipe, overrides, out, allow_short)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+@contextmanager
+def _shown(progress: Any) -> Iterator[Any]:
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_built(built: Built, as_json: bool) -> None:
+    manifest = built.manifest
+    if as_json:
+        keys = ("name", "fingerprint", "content_hash", "rows", "prefilled", "shortages", "funnel")
+        _print_json({"out": str(built.out), "unchanged": built.unchanged} | {key: manifest[key] for key in keys})
+        return
+    from pipeline.console import funnel_table
+
+    console = _console()
+    console.print(funnel_table(manifest["funnel"]))
+    console.print()
+    for line in manifest["shortages"]:
+        console.print(f"[yellow]short:[/] {line}")
+    rows, prefilled = manifest["rows"]["mixture"], sum(manifest["prefilled"].values())
+    state = "unchanged" if built.unchanged else "built"
+    console.print(f"{state}: {rows:,} rows, {prefilled:,} with a prefill, content {manifest['content_hash'][:12]}")
+    print(built.out)
+
+
+def _print_plan(planned: Plan, as_json: bool) -> None:
+    if as_json:
+        _print_json(planned._asdict() | {"out": str(planned.out)})
+        return
+    from pipeline.console import funnel_table
+
+    console = _console()
+    console.print(funnel_table(planned.funnel))
+    console.print()
+    for domain, prefill in planned.prefills.items():
+        console.print(
+            f"sample: {prefill['rows']:,} prefills for {domain} with {prefill['sampler']} ({prefill['engine']}), "
+            f"at most {prefill['words']} words, up to {prefill['attempts']} attempts each"
+        )
+    total = sum(planned.rows.values())
+    parts = ", ".join(f"{count:,} {domain}" for domain, count in planned.rows.items())
+    console.print(f"mix: {total:,} rows ({parts})")
+    for line in planned.shortages:
+        console.print(f"[yellow]short:[/] {line}. build will stop here unless --allow-short is given")
+    state = "is this build already, nothing to do" if planned.unchanged else "would be written"
+    console.print(f"package: {planned.out} {state}")
+
+
+if __name__ == "__main__":
+    main()

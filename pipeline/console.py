@@ -1,0 +1,111 @@
+"""What a build shows while it works, and the tables at its end. All of it goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed and task.total else "", style="dim")
+
+
+class Live:
+    """A `pipeline.runner.Progress` as bars in a terminal: rows done, rate and time left of each step."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+        )
+        self._bars.start()
+        self._step = self._bars.add_task("", visible=False)
+
+    def start(self, step: str, rows: int | None) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._step = self._bars.add_task(step, total=rows)
+
+    def advance(self, rows: int) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._bars.advance(self._step, rows)
+
+    def finish(self) -> None:
+        """See `pipeline.runner.Progress`."""
+        task = self._bars.tasks[self._step]
+        self._bars.update(self._step, total=task.total or 1, completed=task.total or 1)
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+
+class Lines:
+    """A `pipeline.runner.Progress` as plain lines: one when a step is done, and one every ten seconds in between."""
+
+    EVERY = 10.0
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._step, self._rows, self._done = "", 0, 0
+        self._began = self._told = time.monotonic()
+
+    def start(self, step: str, rows: int | None) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._step, self._rows, self._done = step, rows or 0, 0
+        self._began = self._told = time.monotonic()
+
+    def advance(self, rows: int) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._done += rows
+        now = time.monotonic()
+        if self._rows and self._done < self._rows and now - self._told >= self.EVERY:
+            rate = self._done / (now - self._began)
+            left = (self._rows - self._done) / rate
+            self._print(f"{self._done:,}/{self._rows:,} rows, {rate:,.0f} rows/s, {left:.0f} s left")
+            self._told = now
+
+    def finish(self) -> None:
+        """See `pipeline.runner.Progress`."""
+        spent = time.monotonic() - self._began
+        rows = f"{self._rows:,} rows, " if self._rows else ""
+        self._print(f"{rows}{spent:.1f} s")
+
+    def close(self) -> None:
+        """There is nothing to stop."""
+
+    def _print(self, text: str) -> None:
+        print(f"{self._step}: {text}", file=self._stream, flush=True)
+
+
+def progress(console: Console) -> Live | Lines:
+    """Bars where standard error is a terminal, plain lines elsewhere."""
+    return Live(console) if console.is_terminal else Lines(sys.stderr)
+
+
+def funnel_table(funnel: list[dict[str, Any]]) -> Table:
+    """The funnel as a table."""
+    table = Table("step", "domain", box=None, pad_edge=False, header_style="bold")
+    table.add_column("in", justify="right")
+    table.add_column("kept", justify="right", style="bold")
+    table.add_column("dropped")
+    last = None
+    for row in funnel:
+        if last is not None and row["step"] != last:
+            table.add_row()
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in row["dropped"].items())
+        step = row["step"] if row["step"] != last else ""
+        table.add_row(step, row["domain"], f"{row['in']:,}", f"{row['kept']:,}", Text(dropped, style="dim"))
+        last = row["step"]
+    return table

@@ -1,0 +1,179 @@
+"""The output folder: one build at a time, and it appears whole or not at all.
+
+A build works in ``.<name>.work`` beside its output, so on the same file system, and holds a lock on it. The finished
+folder takes the place of the last one in a single rename. A build that was killed leaves the last output as it was, and
+a work folder that the next build clears.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import OutputError
+
+MANIFEST = "manifest.json"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a build, or None where `folder` holds none that can be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and {"fingerprint", "files", "funnel"} <= manifest.keys() else None
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a build."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def check_output(out: Path) -> None:
+    """Raise OutputError unless `out` may become a build: it is not there, empty, or a build of ours."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise OutputError(f"{out} is not a folder. Give --out a folder, or remove it.")
+    if out.is_dir() and any(out.iterdir()) and read_manifest(out) is None:
+        raise OutputError(
+            f"{out} holds files but no build of recap-data (no {MANIFEST}); it was left as it is. "
+            "Give --out another folder, or empty this one."
+        )
+
+
+def intact(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether every file that the manifest names is there, with the bytes it names."""
+    try:
+        return all(file_hash(folder / name) == known for name, known in manifest["files"].items())
+    except OSError:
+        return False
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """An empty folder to build `out` in, locked against other builds and removed afterwards.
+
+    Raises:
+        OutputError: another build holds it, or it can't be made.
+    """
+    work = out.parent / f".{out.name}.work"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(work)
+    except BlockingIOError:
+        raise OutputError(
+            f"Another build is writing {out}. Wait until it is done, or give --out another folder."
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or work} can't be made: {error.strerror}. Give --out a folder you may write to."
+        ) from None
+    try:
+        _restore(out)
+        _clear(work)
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def replace(out: Path, finished: Path) -> None:
+    """Put `finished` in the place of `out`. Files in `out` that its manifest doesn't name go along."""
+    if out.is_dir():
+        known = (read_manifest(out) or {"files": {}})["files"].keys() | {MANIFEST, "report.html"}
+        for path in sorted(out.rglob("*")):
+            name = path.relative_to(out)
+            if path.is_file() and name.as_posix() not in known and not (finished / name).exists():
+                (finished / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, finished / name)
+    _sync(finished)
+    if not out.exists():
+        finished.rename(out)
+    elif not _exchange(out, finished):
+        last = out.parent / f".{out.name}.last"
+        out.rename(last)
+        finished.rename(out)
+        shutil.rmtree(last)
+    _sync_folder(out.parent)
+
+
+def _locked(work: Path) -> int:
+    while True:
+        work.mkdir(exist_ok=True)
+        lock = os.open(work, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), work.stat()):
+                return lock
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _clear(work: Path) -> None:
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _restore(out: Path) -> None:
+    """Where the exchange is not to be had, a kill between two renames leaves the last output beside its place."""
+    last = out.parent / f".{out.name}.last"
+    if last.exists():
+        if out.exists():
+            shutil.rmtree(last)
+        else:
+            last.rename(out)
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Swap two folders in one step (Linux ``renameat2``); False where the system has no such call."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(left))
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

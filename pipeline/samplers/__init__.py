@@ -1,0 +1,38 @@
+"""Samplers: what writes the prefills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.judges import Stance
+
+
+class PrefillRequest(NamedTuple):
+    """One prefill to write: for which row, in which stance, how long at most (words), and which try this is (from 0)."""
+
+    id: str
+    prompt: str
+    category: str | None
+    stance: Stance
+    words: int
+    seed: int
+    attempt: int
+
+
+class Sampler(Protocol):
+    """Writes prefills. The attributes go into the ``sampling`` column of every row it wrote."""
+
+    name: str
+    engine: str
+    model: str | None
+    revision: str | None
+    parameters: dict[str, object]
+
+    def template(self, stance: Stance) -> str | None:
+        """The sha256 of the template that writes this stance, None where no template is used."""
+        ...
+
+    def sample(self, requests: Sequence[PrefillRequest]) -> Iterator[str]:
+        """The raw thinking for each request, in order."""
+        ...

@@ -1,0 +1,320 @@
+"""The known datasets: their field names, splits, licences and terms.
+
+Checked against public dataset cards and the code that loads them; an entry in which something could not be checked
+says ``confirmed=False``. Sources are never filtered behind the user's back: `advice` says which ``where`` a dataset
+needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal, NamedTuple
+
+from pipeline.recipe import GroundTruth
+from pipeline.schema import Domain
+
+
+class Known(NamedTuple):
+    """What is known of one dataset.
+
+    `prompt` and `category` name the field on the Hub first, then those of the dataset's other published formats.
+    `licence` is the Hub's identifier, None where none is granted. `redistribute` is False where the licence or the
+    terms don't let prompts be published again.
+    """
+
+    name: str
+    domain: Domain
+    role: Literal["train", "eval"]
+    split: str
+    prompt: tuple[str, ...]
+    category: tuple[str, ...]
+    licence: str | None
+    terms: str
+    config: str | None = None
+    ground_truth: GroundTruth | None = None
+    redistribute: bool = True
+    advice: str = ""
+    confirmed: bool = True
+
+
+_NON_COMMERCIAL = "Non-commercial use only, with attribution."
+_MIT = "Free use; keep the copyright notice."
+_APACHE = "Free use; keep the licence and notices."
+_CC_BY = "Free use with attribution."
+_ODC_BY = "Free use with attribution (a licence of the database, not of each text)."
+
+KNOWN: tuple[Known, ...] = (
+    Known(
+        "PKU-Alignment/BeaverTails",
+        domain="harmful",
+        role="train",
+        split="330k_train",
+        prompt=("prompt",),
+        category=("category",),
+        licence="cc-by-nc-4.0",
+        terms=_NON_COMMERCIAL,
+        advice="where: {is_safe: false} takes prompts whose answer was harmful; a prompt comes in several rows",
+    ),
+    Known(
+        "PKU-Alignment/PKU-SafeRLHF",
+        domain="harmful",
+        role="train",
+        config="default",
+        split="train",
+        prompt=("prompt",),
+        category=("response_0_harm_category",),
+        licence="cc-by-nc-4.0",
+        terms=_NON_COMMERCIAL,
+        advice="where: {is_response_0_safe: false, is_response_1_safe: false} takes prompts with two harmful answers",
+    ),
+    Known(
+        "UCSC-VLAA/STAR-1",
+        domain="harmful",
+        role="train",
+        split="train",
+        prompt=("question",),
+        category=("category",),
+        licence="apache-2.0",
+        terms=_APACHE,
+    ),
+    Known(
+        "UCSC-VLAA/STAR-benign-915",
+        domain="benign",
+        role="train",
+        split="train",
+        prompt=("question",),
+        category=("category",),
+        licence="apache-2.0",
+        terms=_APACHE + " Licence taken from STAR-1, of which it is a part.",
+        confirmed=False,
+    ),
+    Known(
+        "UCSC-VLAA/STAR-41K",
+        domain="harmful",
+        role="train",
+        split="train",
+        prompt=("question",),
+        category=("category",),
+        licence="apache-2.0",
+        terms=_APACHE,
+    ),
+    Known(
+        "UWNSL/SafeChain",
+        domain="harmful",
+        role="train",
+        config="default",
+        split="train",
+        prompt=("instruction",),
+        category=("label",),
+        licence=None,
+        redistribute=False,
+        terms="The card grants no licence: ask the authors before publishing its prompts.",
+        advice="where: {label: ...} keeps harmful and benign prompts apart",
+    ),
+    Known(
+        "allenai/wildjailbreak",
+        domain="harmful",
+        role="train",
+        config="train",
+        split="train",
+        prompt=("vanilla",),
+        category=("data_type",),
+        licence="odc-by",
+        terms=_ODC_BY + " Gated: accept AI2's Responsible Use Guidelines on the Hub.",
+        advice="where: {data_type: vanilla_harmful}; for adversarial rows also prompt: adversarial",
+    ),
+    Known(
+        "AmazonScience/FalseReject",
+        domain="benign",
+        role="train",
+        split="train",
+        prompt=("prompt",),
+        category=("category_text",),
+        licence="cc-by-nc-4.0",
+        terms=_NON_COMMERCIAL,
+    ),
+    Known(
+        "bench-llm/or-bench",
+        domain="benign",
+        role="eval",
+        config="or-bench-hard-1k",
+        split="train",
+        prompt=("prompt",),
+        category=("category",),
+        licence="cc-by-4.0",
+        terms=_CC_BY,
+        advice="config: or-bench-80k is the large set, or-bench-toxic the harmful one",
+    ),
+    Known(
+        "Paul/XSTest",
+        domain="benign",
+        role="eval",
+        split="train",
+        prompt=("prompt",),
+        category=("type",),
+        licence="cc-by-4.0",
+        terms=_CC_BY,
+        advice="where: {label: safe} or {label: unsafe} takes one half",
+    ),
+    Known(
+        "walledai/XSTest",
+        domain="benign",
+        role="eval",
+        split="test",
+        prompt=("prompt",),
+        category=("type",),
+        licence="cc-by-4.0",
+        terms=_CC_BY + " Gated on the Hub.",
+        advice="where: {label: safe} or {label: unsafe} takes one half",
+    ),
+    Known(
+        "allenai/coconot",
+        domain="benign",
+        role="train",
+        config="pref",
+        split="train",
+        prompt=("prompt",),
+        category=("category",),
+        licence="odc-by",
+        terms=_ODC_BY,
+        advice="where: {category: Requests with safety concerns} takes the prompts that look refusable",
+    ),
+    Known(
+        "walledai/StrongREJECT",
+        domain="harmful",
+        role="eval",
+        split="train",
+        prompt=("prompt", "forbidden_prompt"),
+        category=("category",),
+        licence="mit",
+        terms=_MIT + " Gated on the Hub.",
+    ),
+    Known(
+        "walledai/HarmBench",
+        domain="harmful",
+        role="eval",
+        config="standard",
+        split="train",
+        prompt=("prompt", "Behavior"),
+        category=("category", "SemanticCategory"),
+        licence="mit",
+        terms=_MIT + " Gated on the Hub.",
+    ),
+    Known(
+        "JailbreakBench/JBB-Behaviors",
+        domain="harmful",
+        role="eval",
+        config="behaviors",
+        split="harmful",
+        prompt=("Goal",),
+        category=("Category",),
+        licence="mit",
+        terms=_MIT,
+        advice="split: benign holds the harmless twins",
+    ),
+    Known(
+        "ScaleAI/fortress_public",
+        domain="harmful",
+        role="eval",
+        split="train",
+        prompt=("adversarial_prompt",),
+        category=("risk_domain",),
+        licence=None,
+        redistribute=False,
+        terms="For evaluation. Its licence could not be checked: read the card before publishing its prompts.",
+        advice="prompt: benign_prompt takes the harmless twins",
+        confirmed=False,
+    ),
+    Known(
+        "openai/gsm8k",
+        domain="math",
+        role="train",
+        config="main",
+        split="train",
+        prompt=("question",),
+        category=(),
+        ground_truth=GroundTruth(field="answer", after="####"),
+        licence="mit",
+        terms=_MIT,
+    ),
+    Known(
+        "EleutherAI/hendrycks_math",
+        domain="math",
+        role="train",
+        config="algebra",
+        split="train",
+        prompt=("problem",),
+        category=("type",),
+        ground_truth=GroundTruth(field="solution", boxed=True),
+        licence="mit",
+        terms=_MIT,
+        advice="one config a subject: name each, or take DigitalLearningGmbH/MATH-lighteval",
+    ),
+    Known(
+        "DigitalLearningGmbH/MATH-lighteval",
+        domain="math",
+        role="train",
+        config="default",
+        split="train",
+        prompt=("problem",),
+        category=("type",),
+        ground_truth=GroundTruth(field="solution", boxed=True),
+        licence="mit",
+        terms=_MIT,
+        confirmed=False,
+    ),
+    Known(
+        "HuggingFaceH4/MATH-500",
+        domain="math",
+        role="eval",
+        split="test",
+        prompt=("problem",),
+        category=("subject",),
+        ground_truth=GroundTruth(field="answer"),
+        licence="mit",
+        terms=_MIT + " The card names no licence; PRM800K, where the split comes from, has this one.",
+    ),
+    Known(
+        "HuggingFaceH4/aime_2024",
+        domain="math",
+        role="eval",
+        split="train",
+        prompt=("problem",),
+        category=(),
+        ground_truth=GroundTruth(field="answer"),
+        licence=None,
+        redistribute=False,
+        terms="The card grants no licence; the problems are the Mathematical Association of America's.",
+    ),
+    Known(
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        domain="math",
+        role="train",
+        config="default",
+        split="train",
+        prompt=("prompt",),
+        category=("ability",),
+        ground_truth=GroundTruth(field="reward_model.ground_truth"),
+        licence="apache-2.0",
+        terms=_APACHE,
+        advice="each prompt comes about a hundred times, and has an instruction on the answer's form around it",
+        confirmed=False,
+    ),
+)
+
+_BY_NAME = {entry.name.casefold(): entry for entry in KNOWN}
+
+
+def known(dataset: str | None) -> Known | None:
+    """Return what is known of a dataset, None where nothing is. Case in the name doesn't matter."""
+    return _BY_NAME.get(dataset.casefold()) if dataset else None
+
+
+def nearest(dataset: str) -> str | None:
+    """Return the known name most like `dataset`, with or without its owner; None where none is."""
+    short = {name.partition("/")[2]: name for name in _BY_NAME}
+    asked = dataset.casefold()
+    close = difflib.get_close_matches(asked, _BY_NAME, n=1, cutoff=0.7)
+    if not close:
+        close = [short[n] for n in difflib.get_close_matches(asked.rpartition("/")[2], short, n=1, cutoff=0.7)]
+    return _BY_NAME[close[0]].name if close else None
