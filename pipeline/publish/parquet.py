@@ -68,19 +68,16 @@ class ShardedWriter:
         )
 
     def _flush(self, count: int) -> None:
-        if not count:
-            return
-        table = pa.concat_tables(self._held)
-        room = ROWS_PER_FILE - self._written
-        if count > room:
-            self._flush(room)
-            return
-        self._writer.write_table(table.slice(0, count).combine_chunks(), row_group_size=count)
-        self._held, self._waiting, self._written = [table.slice(count)], self._waiting - count, self._written + count
-        if self._written == ROWS_PER_FILE and self._file + 1 < self._files:
-            self._writer.close()
-            self._file, self._written = self._file + 1, 0
-            self._writer = self._open()
+        while count:
+            taken = min(count, ROWS_PER_FILE - self._written)
+            table = pa.concat_tables(self._held)
+            self._writer.write_table(table.slice(0, taken).combine_chunks(), row_group_size=taken)
+            self._held, self._waiting, self._written = [table.slice(taken)], self._waiting - taken, self._written + taken
+            count -= taken
+            if self._written == ROWS_PER_FILE and self._file + 1 < self._files:
+                self._writer.close()
+                self._file, self._written = self._file + 1, 0
+                self._writer = self._open()
 
 
 class ContentHash:

@@ -1,9 +1,9 @@
 """The embedded sampler: heads of thinking from a grammar, without a model.
 
-The grammar of each stance is a Markdown file in ``prompts/`` (``template-comply.md``, ``template-refuse.md``; the comment
-at the head of either explains the notation). A text is one way to write ``start`` and then ways to write ``more``, each a
-list of sentences and paragraph breaks, until the words are used up. No sentence is used twice in one text, and the last
-one is chosen to fit, so a text ends where a sentence does and is rarely more than a few words short of its length.
+The grammar of each stance is a Markdown file in ``prompts/``: ``template-comply.md``, whose comment explains the
+notation, and ``template-refuse.md``. A text is one way to write ``start`` and then ways to write ``more``, each a list
+of sentences and paragraph breaks, until the words are used up. No bullet is used twice in one text, and the last
+sentence is chosen to fit, so a text ends where a sentence does and is rarely more than a few words short of its length.
 
 A text is a function of the row, the seed and the attempt, and of nothing else: not of the batch, the process or the
 machine. Texts of one row at different lengths begin alike.
@@ -35,7 +35,9 @@ _ENOUGH = 0.8
 """A text is long enough from this share of its words on."""
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_TOKEN = re.compile(r"\{\{\s*(?P<variable>[\w-]+)\s*\}\}|\{(?P<name>[a-z][a-z0-9-]*)\}|(?P<mark>[\[\]|])|(?P<stray>[{}])")
+_TOKEN = re.compile(
+    r"\{\{\s*(?P<variable>[\w-]+)\s*\}\}|\{(?P<name>[a-z][a-z0-9-]*)\}|(?P<mark>[\[\]|])|(?P<stray>[{}])"
+)
 _ARTICLE = re.compile(r"\b([Aa])\(n\)(\s+[\"“]?)(\w+)")
 _VOWEL_SOUND = re.compile(r"(?!uni|us[aeiu]|ut[ei]|eu|ubiq|one\b|once\b)[aeiou]|hour|honest|hono|heir", re.IGNORECASE)
 _SENTENCE_START = re.compile(r"[.!?] [a-z]")
@@ -48,9 +50,9 @@ class Variable(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Alternatives, one of which is written."""
+    """Alternatives, one of which is written. Those of plain text alone are kept as such: most are."""
 
-    options: tuple[Phrase, ...]
+    options: tuple[str | Phrase, ...]
 
 
 Phrase = tuple["str | Variable | Choice", ...]
@@ -190,7 +192,9 @@ class _Writer:
             if isinstance(part, str):
                 text += part
             elif isinstance(part, Choice):
-                text += self._expand(self._pick(part.options))
+                options = part.options
+                option = options[int(self._draw() * len(options))]
+                text += option if isinstance(option, str) else self._expand(option)
             else:
                 text += self._values[part.name]
         return text
@@ -287,7 +291,9 @@ class _Parser:
         layouts = tuple(self._phrase(name, bullet, lambda called: called) for bullet in self._sections[name])
         for word in _names(layouts):
             if word not in self._sections or word in _LAYOUTS:
-                raise self._error(name, f"{word!r} is no sentence section; a layout holds only their names in braces and '/'")
+                raise self._error(
+                    name, f"{word!r} is no sentence section; a layout holds only their names in braces and '/'"
+                )
         return layouts
 
     def _alternatives(self, name: str) -> tuple[Phrase, ...]:
@@ -302,10 +308,12 @@ class _Parser:
 
     def _called(self, name: str, section: str) -> Choice:
         if name not in self._sections:
-            raise self._error(section, "it uses {" + name + "}, but there is no section of that name; add or correct it")
+            raise self._error(
+                section, "it uses {" + name + "}, but there is no section of that name; add or correct it"
+            )
         if name in self._open:
             raise self._error(section, "it uses {" + name + "}, which leads back to it; a text would never end")
-        return Choice(self._alternatives(name))
+        return _choice(self._alternatives(name))
 
     def _phrase(self, section: str, bullet: str, called: Callable[[str], str | Choice]) -> Phrase:
         """Parse one bullet."""
@@ -325,10 +333,12 @@ class _Parser:
                 if mark == "|":
                     levels[-1].append([])
                     continue
-                options = tuple(map(tuple, levels.pop()))
+                options: list[Phrase] = [tuple(option) for option in levels.pop()]
                 if len(options) < 2:
-                    raise self._error(section, f"a choice has one option only, in {bullet!r}; add another or an empty one")
-                levels[-1][-1].append(Choice(options))
+                    raise self._error(
+                        section, f"a choice has one option only, in {bullet!r}; add another or an empty one"
+                    )
+                levels[-1][-1].append(_choice(options))
             else:
                 raise self._error(section, f"there is a stray {token.group()!r} in {bullet!r}; pair or remove it")
         if len(levels) > 1:
@@ -338,11 +348,19 @@ class _Parser:
 
     def _variable(self, section: str, name: str) -> Variable:
         if name not in self._template.variables:
-            raise self._error(section, f"the variable {name!r} is not declared; add it to 'variables' in the front matter")
+            raise self._error(
+                section, f"the variable {name!r} is not declared; add it to 'variables' in the front matter"
+            )
         if name not in Grounding._fields:
             known = ", ".join(Grounding._fields)
             raise self._error(section, f"nothing fills the variable {name!r}; there are {known}")
         return Variable(name)
+
+
+def _choice(options: Sequence[Phrase]) -> Choice:
+    plain = ["".join(part for part in option if isinstance(part, str)) for option in options]
+    pairs = zip(options, plain, strict=True)
+    return Choice(tuple(text if option in ((), (text,)) else option for option, text in pairs))
 
 
 def _parts(phrase: Phrase) -> Iterator[str | Variable]:
@@ -350,7 +368,7 @@ def _parts(phrase: Phrase) -> Iterator[str | Variable]:
     for part in phrase:
         if isinstance(part, Choice):
             for option in part.options:
-                yield from _parts(option)
+                yield from _parts((option,) if isinstance(option, str) else option)
         else:
             yield part
 

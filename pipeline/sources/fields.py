@@ -66,10 +66,22 @@ def explain_column(columns: Sequence[str], path: str) -> str:
 
 
 def _there_is(above: str, name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, [n for n in names if _is_name(n)], n=1)
     hint = f" (did you mean {'.'.join(filter(None, [above, close[0]]))!r}?)" if close else ""
-    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return f"{above or 'there'} {'has' if above else 'is'} {listed or 'nothing'}{hint}"
+    return f"{above or 'there'} {'has' if above else 'is'} {listed(names)}{hint}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """List field names for a message, 20 at most. What looks like a text is counted and not shown: a CSV file without a
+    header has its first prompt there.
+    """
+    shown = [name for name in names if _is_name(name)][:20]
+    rest = len(names) - len(shown)
+    return " and ".join(filter(None, [", ".join(shown), f"{rest} more" * bool(rest)])) or "nothing"
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= 40 and name.isprintable()
 
 
 def kind(value: Any) -> str:

@@ -38,26 +38,26 @@ def revision(file: File) -> str:
 
 
 def _matches(pattern: str, folder: Path) -> list[File]:
-    expanded = os.path.expanduser(pattern)
-    path = folder / expanded
-    if glob.has_magic(expanded) and not path.exists():
-        names = glob.glob(expanded, root_dir=folder, recursive=True)
-        files = [_file(name, folder) for name in names if (folder / name).is_file()]
-        if not files:
-            why = "only folders" if names else "no file"
-            raise SourceError(
-                f"{pattern!r} matches {why} in {folder.absolute()}. Correct it; paths are relative to the recipe."
-            )
-        return files
-    file = _file(expanded, folder)
+    file = _file(os.path.expanduser(pattern), folder)
     with reading(file):
-        if path.is_dir():
+        if file.path.is_file():
+            return [file]
+        if file.path.is_dir():
             raise SourceError(f"{file.shown} is a folder. Name its files, as in {file.shown}/*.jsonl.")
-        if not path.exists():
-            raise SourceError(f"There is no file {file.shown}{_nearest(path)} (looked for {path.absolute()}).")
-        if not path.is_file():
+        if file.path.exists():
             raise SourceError(f"{file.shown} is no regular file. Copy its content to one.")
-    return [file]
+        if not glob.has_magic(pattern):
+            raise SourceError(
+                f"There is no file {file.shown}{_nearest(file.path)} (looked for {file.path.absolute()})."
+            )
+        names = glob.glob(os.path.expanduser(pattern), root_dir=folder, recursive=True)
+        files = [_file(name, folder) for name in names if (folder / name).is_file()]
+    if not files:
+        why = "only folders" if names else "no file"
+        raise SourceError(
+            f"{pattern!r} matches {why} in {folder.absolute()}. Correct it; paths are relative to the recipe."
+        )
+    return files
 
 
 def _file(name: str, folder: Path) -> File:

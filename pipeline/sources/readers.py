@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import SourceError
+from pipeline.sources.fields import listed
 
 _FORMATS = {
     ".json": "JSON",
@@ -41,7 +42,7 @@ _JSON_ARRAY = re.compile(rb"\s*\[\s*(?:[\[{\]\"]|$)")
 _JSON_OBJECT = re.compile(rb"\s*\{\s*(?:[\"}]|$)")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _HEAD = 4096
-_BATCH = 4096
+_BATCH = 1024
 
 
 class File(NamedTuple):
@@ -226,7 +227,7 @@ def _broken_line(file: File, number: int, line: str, error: ValueError | Recursi
                 f"{file.shown}:1 is no whole JSON object. If the file is one JSON document over several lines, "
                 f"rename it to {file.renamed('.json' + '.gz' * file.gzipped)}; else correct the line."
             )
-    column = f":{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+    column = f":{min(error.pos, len(line.rstrip())) + 1}" if isinstance(error, json.JSONDecodeError) else ""
     return SourceError(f"{file.shown}:{number}{column} is broken JSON: {_why(error)}. Correct or remove the line.")
 
 
@@ -294,7 +295,7 @@ def _only_list(file: File, text: str, start: int) -> Iterator[tuple[int, Any]]:
         raise SourceError(f"{_place(file, text, rest)} is broken JSON: something follows the object's end. Remove it.")
     lists = [name for name, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if len(lists) != 1:
-        found = f"several ({', '.join(lists)})" if lists else f"none (it has {', '.join(whole) or 'nothing'})"
+        found = f"several ({listed(lists)})" if lists else f"none (it has {listed(list(whole))})"
         raise SourceError(
             f"{file.shown} holds one object, in which exactly one list of objects was looked for and {found} found. "
             "Make it an array of objects."
@@ -367,8 +368,7 @@ def _header(file: File, table: _Table) -> list[str]:
     header = next(iter(table), [])
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        listed = ", ".join(repr(name) for name in twice)
-        raise SourceError(f"{file.shown}:1 names a column twice in its header: {listed}. Rename one of each.")
+        raise SourceError(f"{file.shown}:1 names a column twice in its header: {listed(twice)}. Rename one of each.")
     if file.suffix == ".csv" and len(header) == 1 and "\t" in header[0]:
         right = file.renamed(".tsv" + ".gz" * file.gzipped)
         raise SourceError(f"{file.shown} is named .csv but its cells are separated by tabs; rename it to {right}.")

@@ -84,12 +84,15 @@ def pull(source: Source, located: Located, domain: str, max_chars: int, *, batch
 
 
 def texts(source: Source, located: Located) -> Iterator[str]:
-    """Yield the prompts of one place as texts (turns joined by a newline), empty ones skipped. Raises like `pull`."""
+    """Yield the prompts of one place as texts (turns joined by a newline), empty ones skipped, no other left out.
+
+    Raises like `pull`.
+    """
     for selected in _scan(source, located, None):
         if selected is not None and selected.turns is not None:
             text = "\n".join(selected.turns)
             if not _invisible(text):
-                yield text
+                yield storable(text)
 
 
 def _pull(source: Source, located: Located, domain: str, max_chars: int, batch: int) -> Iterator[Pulled]:
@@ -178,7 +181,8 @@ class _Field:
     def check(self) -> None:
         """Raise SourceError where every record asked lacked the field."""
         if self.missing and not self.found and not self.optional:
-            raise SourceError(f"{self.place} has no field {self.paths[0]!r} (the source's {self.key}): {self.why}.")
+            names = " or ".join(map(repr, self.paths))
+            raise SourceError(f"{self.place} has no field {names} (the source's {self.key}): {self.why}.")
 
 
 def heads(path: str) -> list[str]:
@@ -214,7 +218,8 @@ def _scan(source: Source, located: Located, domain: str | None) -> Iterator[_Sel
 
     row = -1
     for row, record in enumerate(_records(source, located, domain, fields)):
-        if not all([matches(field(record), source.where[name], untyped) for name, field in where.items()]):
+        found = {name: field(record) for name, field in where.items()}
+        if not all(matches(value, source.where[name], untyped) for name, value in found.items()):
             yield None
             continue
         value = prompt(record)

@@ -37,7 +37,7 @@ def damaged_parquet() -> bytes:
     return bytes(data)
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     # name of the file: content, what the message says
     "empty.jsonl": (b"", ["empty.jsonl is empty"]),
     "empty.json": (b"", ["empty.json is empty"]),
@@ -50,14 +50,14 @@ BROKEN = {
     "long-blank.json": (b" \n" * 9000, ["long-blank.json holds no rows"]),
     "none.json": (b"[]", ["none.json holds no rows"]),
     "header.csv": (b"prompt,category\n", ["header.csv holds no rows"]),
-    "line.jsonl": (GOOD + '{"prompt": "%s", }\n' % CANARY + GOOD, ["line.jsonl:2:27 is broken JSON", "Correct"]),
-    "quote.jsonl": (GOOD * 2 + '{"prompt": \'%s\'}\n' % CANARY, ["quote.jsonl:3:12 is broken JSON", "expecting value"]),
+    "line.jsonl": (f'{GOOD}{{"prompt": "{CANARY}", }}\n{GOOD}', ["line.jsonl:2:27 is broken JSON", "Correct"]),
+    "quote.jsonl": (GOOD * 2 + f"{{\"prompt\": '{CANARY}'}}\n", ["quote.jsonl:3:12 is broken JSON", "expecting value"]),
     "two.jsonl": (GOOD.strip() * 2 + "\n", ["two.jsonl:1:26 is broken JSON", "extra data"]),
     "deep.jsonl": (b"{" + b'"a":{' * 5000 + b"\n" + GOOD.encode(), ["deep.jsonl:1"]),
     "digits.jsonl": (b'{"n": ' + b"9" * 5000 + b"}\n", ["digits.jsonl:1 is broken JSON", "too many digits"]),
     "text.jsonl": (GOOD + f'"{CANARY}"\n', ["text.jsonl:2 is no JSON object"]),
     "pretty.jsonl": (json.dumps({"prompt": CANARY}, indent=1), ["pretty.jsonl:1", "rename it to pretty.json"]),
-    "cut.jsonl": (GOOD * 3 + '{"prompt": "%s' % CANARY, ["cut.jsonl:4 is cut off", "again"]),
+    "cut.jsonl": (GOOD * 3 + f'{{"prompt": "{CANARY}', ["cut.jsonl:4 is cut off", "again"]),
     "cut2.jsonl": (GOOD + '{"prompt":', ["cut2.jsonl:2 is cut off"]),
     "cut.json": (f'[{GOOD},\n{{"prompt": "{CANARY}', ["cut.json is cut off", "line 3"]),
     "cut2.json": (f"[{GOOD},{GOOD}", ["cut2.json is cut off"]),
@@ -84,7 +84,10 @@ BROKEN = {
     "lines.parquet": (GOOD.encode(), ["lines.parquet is named .parquet but holds no Parquet but JSON objects"]),
     "text.parquet": (CANARY, ["text.parquet is named .parquet but holds no Parquet"]),
     "archive.csv": (b"PK\x03\x04" + bytes(50), ["archive.csv is named .csv but holds a zip archive"]),
-    "tabs.csv": ("prompt\tcategory\nx\ty\n", ["tabs.csv is named .csv but its cells are separated by tabs", "tabs.tsv"]),
+    "tabs.csv": (
+        "prompt\tcategory\nx\ty\n",
+        ["its cells are separated by tabs", "rename it to tabs.tsv"],
+    ),
     "cut.parquet": (parquet()[:-50], ["cut.parquet is cut off"]),
     "damaged.parquet": (damaged_parquet(), ["damaged.parquet is damaged Parquet"]),
     "cut.jsonl.gz": (gzip.compress(os.urandom(5000).hex().encode())[:-900], ["cut.jsonl.gz is cut off"]),
@@ -96,7 +99,7 @@ BROKEN = {
     "wide.jsonl": (GOOD.encode("utf-16"), ["wide.jsonl is UTF-16, not UTF-8"]),
     "many.csv": (f'a,prompt\n1,"{CANARY}\n"\n1,2,{CANARY}\n', ["many.csv:4 has 3 cells where the header has 2"]),
     "few.tsv": (f"a\tprompt\n{CANARY}\n", ["few.tsv:2 has 1 cells where the header has 2"]),
-    "twice.csv": ("prompt,a,prompt\n1,2,3\n", ["twice.csv:1 names a column twice in its header: 'prompt'"]),
+    "twice.csv": ("prompt,a,prompt\n1,2,3\n", ["twice.csv:1 names a column twice in its header: prompt"]),
     "open.csv": (f'a,prompt\n1,fine\n2,"{CANARY}\n3,x\n', ["open.csv:3 opens a quote that is never closed"]),
     "stray.csv": (f'prompt\nfine\n"{CANARY}" x\n', ["stray.csv:3 is broken CSV"]),
     "mac.csv": (b"prompt\rone\rtwo\r", ["mac.csv:1 has a lone carriage return"]),
@@ -200,6 +203,13 @@ def test_missing_nested_field_names_the_level(write: Callable[..., Path], error:
     assert "'mta.kind' (the source's prompt): there is prompt, meta, answer, n" in error("a.jsonl", prompt="mta.kind")
 
 
+def test_a_csv_file_without_header_shows_no_prompt(write: Callable[..., Path], error: Callable[..., str]) -> None:
+    write("a.csv", f'"{CANARY}, {"long " * 10}",fraud\n"two\nlines",fraud\n')
+    assert "has no field 'prompt' (the source's prompt): there is fraud and 1 more" in error("a.csv")
+    write("b.csv", f'"{CANARY}\nsecond line"\nx\n')
+    assert "there is 1 more" in error("b.csv")
+
+
 def test_prompt_that_is_never_text(write: Callable[..., Path], error: Callable[..., str]) -> None:
     write("a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
     assert "in 3 rows read, field 'n' holds a number and never text" in error("a.jsonl", prompt="n")
@@ -210,11 +220,12 @@ def test_prompt_that_is_never_text(write: Callable[..., Path], error: Callable[.
 
 def test_ground_truth_that_is_never_found(write: Callable[..., Path], error: Callable[..., str]) -> None:
     write("a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
-    for rule, says in [
+    rules: list[tuple[dict[str, object], str]] = [
         ({"after": "####"}, "after: '####'"),
         ({"regex": "[0-9]+"}, "regex: '[0-9]+'"),
         ({"boxed": True}, "boxed: true"),
-    ]:
+    ]
+    for rule, says in rules:
         message = error("a.jsonl", "math", ground_truth={"field": "answer", **rule})
         assert "in 3 rows read, field 'answer'" in message
         assert f"gave no ground truth by {says}" in message

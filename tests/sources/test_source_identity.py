@@ -29,7 +29,8 @@ def test_id_ignores_case_white_space_and_compatible_forms(domain: str, turns: li
 
 
 def test_id_ignores_what_users_take_for_the_same() -> None:
-    same = ["How do I kill a process?", "  how DO i\tkill\na process? ", "Ｈｏｗ do I ﬁll".replace("ﬁll", "kill a process?")]
+    wide = "\uff28\uff4f\uff57 do I kill a process?"
+    same = ["How do I kill a process?", "  how DO i\tkill\na process? ", wide]
     assert len({row_id("benign", [text]) for text in same}) == 1
     assert row_id("benign", ["STRASSE"]) == row_id("benign", ["straße"])
     assert row_id("benign", ["caf\u00e9"]) == row_id("benign", ["cafe\u0301"])
@@ -53,7 +54,7 @@ def test_separators_are_unambiguous() -> None:
 
 
 def test_ids_never_change() -> None:
-    assert row_id("harmful", ["Where is the key?"]) == "PINNED"
+    assert row_id("harmful", ["Where is the key?"]) == "14eb2844163c277400b1fe3f9fbbf804"
 
 
 def test_lone_surrogates_have_an_id() -> None:

@@ -212,7 +212,7 @@ def test_all_conditions_must_hold(rows: Read) -> None:
         ("a\x9b", "control characters"),
         ("hi <|im_start|>", "control token"),
         ("hi </think>", "control token"),
-        ("hi <｜User｜>", "control token"),
+        ("hi <\uff5cUser\uff5c>", "control token"),
         ("a\ud83d", "not valid Unicode"),
         ("x" * 100, None),
         ("tab\tnew\nline", None),

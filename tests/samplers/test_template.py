@@ -1,0 +1,267 @@
+"""The texts of the template sampler: what their readers and the rest of the pipeline rely on."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import templates
+from pipeline.errors import InputError
+from pipeline.judges import Stance
+from pipeline.judges.refusal import RefusalJudge
+from pipeline.samplers import PrefillRequest, Sampler
+from pipeline.samplers.template import TemplateSampler, parse
+from pipeline.templates import Template
+from pipeline.thinking import control_token, sentence_ends
+
+STANCES: tuple[Stance, ...] = ("complies", "refuses")
+ROOT = Path(__file__).parents[2]
+
+
+def _write(requests: Sequence[PrefillRequest]) -> list[str]:
+    return list(TemplateSampler().sample(requests))
+
+
+def _request(prompt: str = "How do I bake bread?", stance: Stance = "complies", words: int = 200) -> PrefillRequest:
+    return PrefillRequest("row", prompt, None, stance, words, seed=0, attempt=0)
+
+
+def _shared_requests(data: Path, stance: Stance, words: int) -> list[PrefillRequest]:
+    if stance == "complies":
+        rows = json.loads((data / "harmful" / "STAR-1.json").read_text(encoding="utf-8"))
+        prompts = [(row["question"], row["category"][0]) for row in rows]
+    else:
+        lines = (data / "benign" / "coconot_pref.jsonl").read_text(encoding="utf-8").splitlines()
+        loaded = [json.loads(line) for line in lines]
+        prompts = [(row["prompt"], None) for row in loaded if row["category"] == "Requests with safety concerns"]
+    return [PrefillRequest(str(i), prompt, kind, stance, words, 0, 0) for i, (prompt, kind) in enumerate(prompts)]
+
+
+def _sharing(texts: Sequence[str]) -> Iterator[float]:
+    """For each pair of texts the share of the smaller one's word 5-grams that the other has too."""
+    grams = [{*zip(*(text.split()[i:] for i in range(5)), strict=False)} for text in texts]
+    seen: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
+    for i, mine in enumerate(grams):
+        common = collections.Counter(itertools.chain.from_iterable(seen[gram] for gram in mine))
+        yield from (common[j] / min(len(mine), len(grams[j])) for j in range(i))
+        for gram in mine:
+            seen[gram].append(i)
+
+
+def _sentences(text: str) -> list[str]:
+    cuts = [0, *sentence_ends(text)]
+    return [text[start:end].strip() for start, end in itertools.pairwise(cuts)]
+
+
+# --- What a text is
+
+
+@pytest.mark.parametrize("words", [50, 100, 200, 300, 500, 700, 1000])
+@pytest.mark.parametrize("stance", STANCES)
+def test_texts_fill_their_length_and_end_at_a_sentence(shared_data: Path, stance: Stance, words: int) -> None:
+    requests = _shared_requests(shared_data, stance, words)
+    for text in _write(requests if words == 500 else requests[:: 5 if words < 500 else 10]):
+        assert 0.8 * words <= len(text.split()) <= words
+        assert text == text.strip()
+        assert sentence_ends(text)[-1] == len(text)
+
+
+@pytest.mark.parametrize("stance", STANCES)
+def test_texts_of_different_prompts_share_little(shared_data: Path, stance: Stance) -> None:
+    shares = list(_sharing(_write(_shared_requests(shared_data, stance, 500))))
+    assert max(shares) < 0.25
+    assert statistics.median(shares) < 0.04
+
+
+@pytest.mark.parametrize("words", [50, 100, 500])
+@pytest.mark.parametrize("stance", STANCES)
+def test_the_stance_is_plain_to_the_judge(shared_data: Path, stance: Stance, words: int) -> None:
+    requests = _shared_requests(shared_data, stance, words)
+    judge = RefusalJudge()
+    read = [
+        judge.judge(ask.prompt, text, "thinking").stance for ask, text in zip(requests, _write(requests), strict=True)
+    ]
+    assert read.count(stance) >= 0.99 * len(read), collections.Counter(read)
+
+
+@pytest.mark.parametrize("stance", STANCES)
+def test_texts_are_written_like_english(stance: Stance) -> None:
+    mistake = re.compile(
+        r"\n\n\n|\n |[^\S\n]{2}|\s[,.;:?!]|[,;:][,.;:?!]|[{}|\[\]<>]|\(n\)"
+        r"|\ba (?!us|uni|one\b)[aeiouAEIOU]|\ban (?!hour|hon|heir)[^aeiouAEIOU]|\b(\w+) \1\b"
+    )
+    for text in _write([_request("How do I bake bread?", stance, 500)._replace(seed=seed) for seed in range(300)]):
+        assert "\n\n" in text
+        found = mistake.search(text)
+        assert found is None, text[found.start() - 40 : found.end() + 40]
+        assert not any(sentence[0].islower() for sentence in _sentences(text)), text
+
+
+@pytest.mark.parametrize("stance", STANCES)
+def test_a_text_speaks_of_its_prompt_and_never_repeats_a_sentence(stance: Stance) -> None:
+    requests = [_request("How do I bake a rye bread?", stance, 1000)._replace(seed=seed) for seed in range(20)]
+    for text in _write(requests):
+        assert "bake a rye bread" in text[:200]
+        assert 4 <= text.count("rye bread") <= 40
+        openings = [" ".join(sentence.split()[:6]) for sentence in _sentences(text) if len(sentence.split()) > 9]
+        assert len(openings) == len(set(openings))
+
+
+def test_the_category_is_spoken_of_only_where_there_is_one() -> None:
+    requests = [_request(words=1000)._replace(category="Gardening / Botany", seed=seed) for seed in range(10)]
+    assert any("gardening or botany" in text for text in _write(requests))
+    assert not any("gardening" in text for text in _write([request._replace(category=None) for request in requests]))
+
+
+@given(st.text(max_size=200), st.sampled_from(STANCES), st.integers(30, 400), st.integers())
+@settings(max_examples=150, deadline=None)
+def test_any_prompt_gives_a_clean_text(prompt: str, stance: Stance, words: int, seed: int) -> None:
+    (text,) = _write([_request(prompt, stance, words)._replace(seed=seed)])
+    assert 0.8 * words <= len(text.split()) <= words
+    assert sentence_ends(text)[-1] == len(text)
+    assert control_token(text) is None
+
+
+@pytest.mark.parametrize("tag", ["</think>", "<|im_end|>", "<|channel|>", "[/INST]", "</s>"])
+def test_a_control_token_in_the_prompt_never_reaches_a_text(tag: str) -> None:
+    requests = [_request(f"How do I {tag} bake {tag}bread{tag}?", stance) for stance in STANCES]
+    assert all(control_token(text) is None and "bread" in text for text in _write(requests))
+
+
+def test_very_few_words_give_the_head_of_an_opening() -> None:
+    for words in range(1, 30):
+        (text,) = _write([_request(words=words)])
+        assert 1 <= len(text.split()) <= words
+
+
+def test_more_words_than_the_grammar_holds_end_the_text() -> None:
+    (text,) = _write([_request(words=100_000)])
+    assert 2_000 < len(text.split()) < 20_000
+
+
+# --- What a text depends on
+
+
+def test_attempts_seeds_rows_and_stances_differ_clearly() -> None:
+    first = _request(words=500)
+    again = [first._replace(attempt=1), first._replace(seed=1)]
+    texts = _write([first, *again, first._replace(id="other"), first._replace(stance="refuses")])
+    assert max(_sharing(texts)) < 0.25
+
+
+def test_a_longer_text_begins_like_a_shorter_one() -> None:
+    short, long = _write([_request(words=200), _request(words=700)])
+    assert short[:600] == long[:600]
+
+
+def test_the_batch_and_its_order_do_not_matter() -> None:
+    requests = [_request(f"How do I bake bread number {i}?", stance) for i in range(10) for stance in STANCES]
+    assert _write(requests) == _write(requests[::-1])[::-1] == [text for one in requests for text in _write([one])]
+
+
+def test_every_process_and_hash_seed_writes_the_same_text() -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.samplers import PrefillRequest\n"
+        "from pipeline.samplers.template import TemplateSampler\n"
+        "ask = PrefillRequest('row', 'How do I bake bread?', 'Food', 'refuses', 300, 5, 2)\n"
+        "sys.stdout.write(next(TemplateSampler().sample([ask])))"
+    )
+    here = PrefillRequest("row", "How do I bake bread?", "Food", "refuses", 300, 5, 2)
+    for hash_seed in ("0", "1", "424242"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert [run.stdout] == _write([here])
+
+
+def test_the_sampler_says_what_it_is() -> None:
+    sampler: Sampler = TemplateSampler("plain")
+    assert (sampler.name, sampler.engine, sampler.model, sampler.revision) == ("plain", "template", None, None)
+    assert sampler.parameters == {}
+    hashes = [sampler.template(stance) for stance in STANCES]
+    assert hashes == [templates.load("template-comply").sha256, templates.load("template-refuse").sha256]
+
+
+def test_a_stance_without_a_grammar_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'unclear'.*'complies' or 'refuses'"):
+        _write([_request(stance="unclear")])
+
+
+# --- Grammar files
+
+
+GOOD = """
+Some prose.
+
+## start
+- {hello} / {hello}
+## more
+- {hello}
+## hello
+- [the|a] {{ topic }}[, {kind}|] is good,
+  and a(n) [apple|pear] too.
+- Well, {kind}.
+## kind
+- fine
+"""
+
+
+def _grammar(body: str) -> Template:
+    return Template("template-test", "prefill", ("topic", "colour"), body, "0")
+
+
+def test_a_grammar_that_is_right_is_read() -> None:
+    grammar = parse(_grammar(GOOD))
+    assert grammar.recurring == ("hello",)
+    assert [sentence.variables for sentence in grammar.sentences["hello"]] == [{"topic"}, set()]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "section", "advice"),
+    [
+        ("{kind}.", "{sort}.", "hello", "no section of that name"),
+        ("{{ topic }}", "{{ subject }}", "hello", "'subject' is not declared"),
+        ("{{ topic }}", "{{ colour }}", "hello", "nothing fills the variable 'colour'"),
+        ("- fine", "- fine\n-", "kind", "bullet is empty"),
+        ("- fine", "", "kind", "no bullet"),
+        ("- fine", "- fine\n## spare\n- idle", "spare", "nothing uses this section"),
+        ("- fine", "- fine {hello}", "kind", "leads back"),
+        ("[the|a]", "[the]", "hello", "one option only"),
+        ("[the|a]", "[the|a", "hello", "not closed"),
+        ("[the|a]", "the|a", "hello", "stray '|'"),
+        ("[the|a]", "the]", "hello", "stray ']'"),
+        ("{kind}.", "{Kind}.", "hello", "stray '{'"),
+        ("{hello} / {hello}", "{hello} and", "start", "'and' is no sentence section"),
+        ("## kind", "## hello", "hello", "a name of its own"),
+        ("## kind", "## My kind", "My kind", "lower-case"),
+        ("## more\n- {hello}\n", "", "more", "missing"),
+    ],
+)
+def test_a_mistake_in_a_grammar_is_named_with_its_place(old: str, new: str, section: str, advice: str) -> None:
+    assert old in GOOD
+    with pytest.raises(InputError) as caught:
+        parse(_grammar(GOOD.replace(old, new)))
+    message = str(caught.value)
+    assert "prompts/template-test.md" in message
+    assert f"section '{section}'" in message
+    assert advice in message

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.recipes import find, named
+from pipeline.errors import RecipeError
+from pipeline.recipe import Recipe, load, parse
+
+GOOD = """
+name: small
+sources:
+  harmful:
+    - {files: harmful.jsonl, prompt: question, where: {kind: no}}
+  math:
+    - {dataset: openai/gsm8k}
+samplers:
+  template: {engine: template}
+mixture:
+  harmful: {rows: 10, prefill: {sampler: template, share: 5e-1}}
+  math: {rows: 20}
+"""
+
+
+def mistakes(text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as raised:
+        parse(text, "small.yaml", overrides)
+    return str(raised.value)
+
+
+def test_a_good_recipe_gets_the_papers_defaults() -> None:
+    recipe = parse(GOOD, "small.yaml")
+    prefill = recipe.mixture["harmful"].prefill
+    assert prefill is not None
+    assert (prefill.share, prefill.words, prefill.min_words, prefill.attempts) == (0.5, 500, 50, 3)
+    assert (recipe.publish.private, recipe.publish.gated) == (True, "manual")
+
+
+def test_yaml_is_read_as_its_core_schema() -> None:
+    assert parse(GOOD, "small.yaml").sources["harmful"][0].where == {"kind": "no"}
+
+
+def test_every_mistake_is_told_at_once_with_its_place() -> None:
+    told = mistakes(
+        """name: small
+sources:
+  harmful:
+    - {file: a.jsonl, prompt: q}
+  bening: [{bundled: demo}]
+samplers: {t: {engine: tempalte}}
+mixture:
+  harmful: {rows: 0, prefill: {sampler: u, share: 1.5}}
+"""
+    )
+    assert told.startswith("small.yaml has 6 mistakes:")
+    expected = [
+        "small.yaml:4:8  sources.harmful.0.file: unknown key (did you mean 'files'?)",
+        "small.yaml:5:3  sources.bening: unknown key (did you mean 'benign'?); allowed: harmful, benign, math",
+        "small.yaml:6:16  samplers.t.engine: 'tempalte' is not allowed (did you mean 'template'?)",
+        "small.yaml:8:13  mixture.harmful.rows: 0 is not allowed: should be greater than or equal to 1",
+        "small.yaml:8:32  mixture.harmful.prefill.sampler: 'u' is no sampler; samplers has t",
+        "small.yaml:8:44  mixture.harmful.prefill.share: 1.5 is not allowed: should be less than or equal to 1",
+    ]
+    for line in expected:
+        assert line in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rows: 10", "rows: true", "mixture.harmful.rows: True is not allowed"),
+        ("rows: 10", "rows: '10'", "mixture.harmful.rows: '10' is not allowed"),
+        ("share: 5e-1", "share: .nan", "should be a finite number"),
+        ("share: 5e-1", "words: 10", "min_words (50) is more than words (10)"),
+        ("math: {rows: 20}", "math: {rows: 20, prefill: {sampler: template}}", "math rows never carry a prefill"),
+        ("math: {rows: 20}", "benign: {rows: 20}", "mixture.benign: has no prompts: add sources.benign"),
+        ("math: {rows: 20}", "", "sources.math: is not used"),
+        ("prompt: question, ", "", "prompt: is missing: name the field that holds the prompt"),
+        ("{kind: no}", "{kind: {is: no}}", "must be a text, number, true, false, null, or a list of these"),
+        ("files: harmful.jsonl", "files: []", "files: is empty: give at least one"),
+        ("files: harmful.jsonl", "bundled: demo, files: a.jsonl", "bundled stands alone"),
+        ("{dataset: openai/gsm8k}", "{prompt: q}", "names no place: give dataset, files or bundled"),
+        (
+            "{dataset: openai/gsm8k}",
+            "{files: m.jsonl, prompt: q}",
+            "sources.math.0.ground_truth: is missing: a math row needs one",
+        ),
+        (
+            "{dataset: openai/gsm8k}",
+            "{dataset: openai/gsm8k, ground_truth: {field: a, after: x, boxed: true}}",
+            "takes one of after, regex and boxed, not several",
+        ),
+        (
+            "{dataset: openai/gsm8k}",
+            "{dataset: openai/gsm8k, ground_truth: {field: a, regex: '('}}",
+            "is no regular expression",
+        ),
+        ("name: small", "name: a/b", "is no name"),
+        ("name: small", "name: small\nname: other", "is given twice, the second time in line 3"),
+        ("name: small", "name: small\nclean: {dedupe: {near: 0.2}}", "greater than or equal to 0.5"),
+    ],
+)
+def test_one_mistake(old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    assert said in mistakes(GOOD.replace(old, new))
+
+
+def test_secrets_are_refused_and_not_repeated() -> None:
+    token = "hf_" + "a1B2" * 8
+    for line in (f"token: {token}", f"name2: {token}", f"publish: {{to: 'https://user:{token}@host/x'}}"):
+        told = mistakes(f"{GOOD}{line}\n")
+        assert "set it in the environment" in told
+        assert token not in told
+
+
+def test_overrides_are_checked_like_the_file() -> None:
+    recipe = parse(GOOD, "small.yaml", ["mixture.harmful.rows=200", "sources.harmful.0.where={kind: [a, b]}", "seed=7"])
+    assert recipe.mixture["harmful"].rows == 200
+    assert recipe.sources["harmful"][0].where == {"kind": ["a", "b"]}
+    assert recipe.seed == 7
+    told = mistakes(GOOD, "mixture.harmful.prefill.shar=0.2", "mixture.harmful.rows=many", "clean.dedupe.near=null")
+    assert "--set mixture.harmful.prefill.shar  mixture.harmful.prefill.shar: unknown key (did you mean 'share'?)" in told
+    assert "--set mixture.harmful.rows  mixture.harmful.rows: 'many' is not allowed" in told
+    assert "has 2 mistakes" in told
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("mixture.harmful.rows", "is not of the form a.b.c=value"),
+        ("=3", "is not of the form a.b.c=value"),
+        ("seed=[1", "is no valid YAML value"),
+        ("sources.harmful.4.prompt=x", "'4' is no place in a list of 1"),
+        ("name.x=1", "has nothing below it to set"),
+    ],
+)
+def test_an_override_that_leads_nowhere(override: str, said: str) -> None:
+    assert said in mistakes(GOOD, override)
+
+
+def test_what_is_no_recipe_at_all(tmp_path: Path) -> None:
+    assert "is no valid YAML" in mistakes("a: [1")
+    assert "small.yaml:1:7" in mistakes("a: [1 }")
+    assert "holds no recipe" in mistakes("")
+    assert "holds no recipe" in mistakes("- 1")
+    with pytest.raises(RecipeError, match="There is no recipe"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="can't be read"):
+        load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(RecipeError, match="must be a UTF-8 YAML file"):
+        load(tmp_path / "latin.yaml")
+
+
+def test_the_named_recipes_are_valid() -> None:
+    assert "demo" in named()
+    for path in named().values():
+        assert load(path).recipe.name == path.stem
+    with pytest.raises(RecipeError, match=r"no named recipe 'dmeo' \(did you mean demo\?\)"):
+        find("dmeo")
+
+
+def test_the_order_of_files_is_no_part_of_a_recipe() -> None:
+    one, other = (GOOD.replace("harmful.jsonl", f"[{files}]") for files in ("a.jsonl, b.jsonl", "b.jsonl, a.jsonl"))
+    assert parse(one, "x").fingerprint == parse(other, "x").fingerprint
+
+
+def test_the_fingerprint_knows_what_changes_rows() -> None:
+    recipe = parse(GOOD, "x")
+    assert recipe.fingerprint == parse(GOOD, "y", ["publish.private=false"]).fingerprint
+    assert recipe.fingerprint != parse(GOOD, "x", ["seed=1"]).fingerprint
+    assert recipe.fingerprint != parse(GOOD, "x", ["samplers.other.engine=template"]).fingerprint
+
+
+names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+scalars = st.one_of(st.text(max_size=8), st.integers(-5, 5), st.booleans(), st.none(), st.floats(-2, 2))
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    domains = draw(st.sets(st.sampled_from(["harmful", "benign"]), min_size=1))
+    where = st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=2)
+    source = st.fixed_dictionaries({"files": st.lists(names, min_size=1, max_size=3), "prompt": names, "where": where})
+    prefill = st.fixed_dictionaries(
+        {"sampler": st.just("t"), "share": st.floats(0, 1), "words": st.integers(60, 900), "attempts": st.integers(1, 9)}
+    )
+    return Recipe.model_validate(
+        {
+            "name": "r" + draw(names),
+            "seed": draw(st.integers(0, 2**63 - 1)),
+            "sources": {d: draw(st.lists(source, min_size=1, max_size=2)) for d in domains},
+            "samplers": {"t": {"engine": "template"}},
+            "mixture": {d: {"rows": draw(st.integers(1, 9)), "prefill": draw(prefill | st.none())} for d in domains},
+        }
+    )
+
+
+@given(recipes())
+def test_a_recipe_survives_being_printed_and_read(recipe: Recipe) -> None:
+    again = parse(recipe.to_yaml(), "printed")
+    assert again == recipe
+    assert again.fingerprint == recipe.fingerprint
