@@ -1,7 +1,7 @@
 """The build as a Prefect flow: the same steps, each shard of each a task.
 
-Tasks are given paths and counts, never rows, and are not cached by Prefect. A step that fails on the machine's account is tried
-again; one that fails on the user's account (a `RecapError`) is not, since it would fail the same way.
+Tasks are given paths and counts, never rows, and are not cached by Prefect. A step that fails on the machine's account
+is tried again; one that fails on the user's account (a `RecapError`) is not, since it would fail the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from prefect import State, Task, flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.futures import wait
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.recipes import find
 from pipeline.build import Built, build
@@ -27,6 +27,8 @@ from pipeline.recipe import load
 from pipeline.report import write_report
 
 T = TypeVar("T")
+
+_THREADS: TaskRunner[Any] = cast("TaskRunner[Any]", ThreadPoolTaskRunner(max_workers=4))
 
 RETRIES = 2
 RETRY_DELAY_SECONDS = 5
@@ -67,7 +69,7 @@ def _worth_repeating(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     return not isinstance(state.result(raise_on_failure=False), RecapError)
 
 
-@flow(name="recap-data build", task_runner=ThreadPoolTaskRunner(max_workers=4), persist_result=False)
+@flow(name="recap-data build", task_runner=_THREADS, persist_result=False)
 def build_flow(
     recipe: str = "demo", overrides: list[str] | None = None, out: str | None = None, allow_short: bool = False
 ) -> State[Any]:
@@ -92,9 +94,7 @@ def build_flow(
 
 def run(recipe: str, overrides: Sequence[str], out: Path, allow_short: bool) -> Built:
     """Run the flow in this process and wait for it; errors are those of `pipeline.build.build`."""
-    state = build_flow(
-        recipe, overrides=list(overrides), out=str(out), allow_short=allow_short, return_state=True
-    )
+    state = build_flow(recipe, overrides=list(overrides), out=str(out), allow_short=allow_short, return_state=True)
     state.result(raise_on_failure=True)
     return Built(out, read_manifest(out) or {}, unchanged=state.message == "unchanged")
 

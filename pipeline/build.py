@@ -6,8 +6,9 @@ of the sources and the versions of what computed them; so is every byte of the o
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +126,7 @@ def build(loaded: LoadedRecipe, out: Path, runner: Runner, *, allow_short: bool 
     """
     try:
         folder.check_output(out)
+        folder.recover(out)
         inputs = _inputs(loaded)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
@@ -138,7 +140,7 @@ def build(loaded: LoadedRecipe, out: Path, runner: Runner, *, allow_short: bool 
             return Built(out, manifest, unchanged=False)
     except OSError as error:
         raise OutputError(
-            f"{error.filename or out} can't be written: {error.strerror or error}. Whatever was in {out} is as it was. "
+            f"{error.filename or out} can't be written: {_why(error)}. Whatever was in {out} is as it was. "
             "Make room, or give --out another folder, and run the same command again."
         ) from error
 
@@ -155,7 +157,7 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner) -> Plan:
             cleaned = _clean(inputs, work, runner)
             choice = _Choice(work, cleaned.shards, inputs.recipe)
     except OSError as error:
-        raise OutputError(f"{error.filename or out} can't be written: {error.strerror or error}.") from error
+        raise OutputError(f"{error.filename or out} can't be written: {_why(error)}.") from error
     recipe, rows = inputs.recipe, {d: len(selection.chosen()) for d, selection in choice.domains.items()}
     for domain, selection in choice.domains.items():
         cleaned.funnel.add("choose", domain, rows[domain], {"over the quota": selection.candidates - rows[domain]})
@@ -180,6 +182,11 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner) -> Plan:
         rows=rows,
         shortages=_shortages(choice, cleaned.funnel),
     )
+
+
+def _why(error: OSError) -> str:
+    """The system's own words: those of pyarrow tell of its insides as well."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _inputs(loaded: LoadedRecipe) -> _Inputs:
@@ -212,7 +219,9 @@ def _inputs(loaded: LoadedRecipe) -> _Inputs:
 def _templates(recipe: Recipe) -> dict[str, str]:
     """Every template that writes something of this build, by hash."""
     used = {"mixture": templates.load("mixture", "data_cards").sha256}
-    if any(part.prefill and recipe.samplers[part.prefill.sampler].engine == "template" for part in recipe.mixture.values()):
+    if any(
+        part.prefill and recipe.samplers[part.prefill.sampler].engine == "template" for part in recipe.mixture.values()
+    ):
         used |= {name: templates.load(name).sha256 for name in ("template-comply", "template-refuse")}
     return used
 
@@ -287,12 +296,12 @@ def _check_quotas(choice: _Choice, funnel: Funnel, allow_short: bool) -> None:
             if empty
             else "Lower rows, add a source, or build what there is with --allow-short."
         )
-        raise ShortageError("The quotas can't be met:\n" + "\n".join(f"  {line}." for line in shortages) + f"\n{advice}")
+        raise ShortageError(
+            "The quotas can't be met:\n" + "\n".join(f"  {line}." for line in shortages) + f"\n{advice}"
+        )
 
 
-def _sample(
-    recipe: Recipe, work: Path, choice: _Choice, funnel: Funnel, runner: Runner, allow_short: bool
-) -> None:
+def _sample(recipe: Recipe, work: Path, choice: _Choice, funnel: Funnel, runner: Runner, allow_short: bool) -> None:
     prefills = {domain: part.prefill for domain, part in recipe.mixture.items() if part.prefill is not None}
     dropped: dict[str, Counter[str]] = {domain: Counter() for domain in prefills}
     turn = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.errors import RecapError
 
@@ -20,8 +22,22 @@ if TYPE_CHECKING:
     from pipeline.build import Built, Plan
     from pipeline.recipe import LoadedRecipe
 
+_STOPPED = "stopped. The last finished output is as it was; run the same command again."
+
+
+class _Commands(TyperGroup):
+    """Typer ends an interrupted command without a word; `main` has one to say."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise RecapError(_STOPPED) from None
+
+
 app = typer.Typer(
     name="recap-data",
+    cls=_Commands,
     help="Counter-aligned prefill mixtures for RECAP (arXiv 2510.00938).",
     no_args_is_help=True,
     add_completion=False,
@@ -29,7 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="[RECIPE]", help="A named recipe, or the path of a YAML file.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A named recipe, or the path of a YAML file.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; out/<name> unless given.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the recipe: mixture.harmful.rows=200.")
@@ -91,7 +107,9 @@ def plan(
 @app.command()
 def report(
     build_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished build.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file; DIR/report.html unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The HTML file; DIR/report.html unless given.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=0, help="How many rows the page's table holds at most.")] = 5000,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,13 +138,18 @@ def recipes(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 the user's input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except RecapError as error:
         print(f"recap-data: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        print(f"recap-data: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("recap-data: stopped. The last finished output is as it was; run the same command again.", file=sys.stderr)
+        print(f"recap-data: {_STOPPED}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -164,7 +187,7 @@ def _shown(progress: Any) -> Iterator[Any]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 def _print_built(built: Built, as_json: bool) -> None:

@@ -1,8 +1,8 @@
 """Which rows enter the mixture, and which of them carry a prefill: quotas and exact nested shares. Pure.
 
 Every candidate has a rank, a hash of the seed and its id. A domain's rows are the first of its candidates in rank
-order, and the prefilled ones are the first of those. So the rows prefilled at share .25 are a subset of those at .5, the
-rows of a smaller quota a subset of those of a larger one, and neither depends on the order of the input.
+order, and the prefilled ones are the first of those. So the rows prefilled at share .25 are a subset of those at .5,
+the rows of a smaller quota a subset of those of a larger one, and neither depends on the order of the input.
 """
 
 from __future__ import annotations

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
+
+from pipeline.errors import RecapError
 
 T = TypeVar("T")
 
@@ -63,16 +67,27 @@ class LocalRunner:
         self._workers = workers
         self._progress = progress or Silent()
         self._pool: ProcessPoolExecutor | None = None
+        self._alive: Connection | None = None
 
     def map(
         self, step: str, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], rows: Sequence[int] | None = None
     ) -> list[T]:
-        """See `Runner.map`."""
+        """See `Runner.map`. Where it raises, no worker runs on."""
         self._progress.start(step, sum(rows) if rows is not None else None)
         results = []
-        for place, result in enumerate(self._results(function, jobs)):
-            results.append(result)
-            self._progress.advance(rows[place] if rows is not None else 0)
+        try:
+            for place, result in enumerate(self._results(function, jobs)):
+                results.append(result)
+                self._progress.advance(rows[place] if rows is not None else 0)
+        except BrokenProcessPool:
+            self._kill()
+            raise RecapError(
+                f"A worker process was killed during {step!r}, most likely because memory ran out. "
+                "The last finished output is as it was. Run the same command again with fewer --workers."
+            ) from None
+        except BaseException:
+            self._kill()
+            raise
         self._progress.finish()
         return results
 
@@ -80,19 +95,30 @@ class LocalRunner:
         if self._workers == 1 or len(jobs) == 1:
             return (function(*job) for job in jobs)
         if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            ended, self._alive = context.Pipe(duplex=False)
             self._pool = ProcessPoolExecutor(
-                self._workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_end_with_parent,
-                initargs=(os.getpid(),),
+                self._workers, mp_context=context, initializer=_end_with_parent, initargs=(ended,)
             )
-        return self._pool.map(function, *zip(*jobs, strict=True))
+        # Ctrl-C goes to every process of a terminal. Only this one is to answer: the workers inherit the mask.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.map(function, *zip(*jobs, strict=True))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _kill(self) -> None:
+        if self._alive is not None:
+            self._alive.close()
+        self.close()
 
     def close(self) -> None:
         """End the worker processes."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._alive is not None:
+            self._alive.close()
+        self._pool = self._alive = None
 
 
 @contextmanager
@@ -105,12 +131,14 @@ def local_runner(workers: int, progress: Progress) -> Iterator[LocalRunner]:
         runner.close()
 
 
-def _end_with_parent(parent: int) -> None:
-    """A worker whose parent was killed would wait for work for ever: it watches for that."""
+def _end_with_parent(alive: Connection) -> None:
+    """End this worker, in the middle of its work if need be, as soon as the other end of `alive` is closed.
+
+    The parent closes it to stop, and the system does where the parent was killed.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        alive.poll(None)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -54,7 +54,13 @@ MOST_SHARDS = 512
 
 _SEPARATOR = "\n\n"
 _SAMPLE = pa.schema(
-    [("row", pa.int64()), ("prefill", pa.string()), ("sampling", SAMPLING), ("verdict", VERDICT), ("reason", pa.string())]
+    [
+        ("row", pa.int64()),
+        ("prefill", pa.string()),
+        ("sampling", SAMPLING),
+        ("verdict", VERDICT),
+        ("reason", pa.string()),
+    ]
 )
 
 Kept = tuple[int, Counter[str]]
@@ -243,7 +249,9 @@ def find_near(work: Path, shards: int, threshold: float | None) -> dict[str, dic
 
 def pull_evaluations(work: Path, sets: Sequence[tuple[Source, Sequence[Located]]]) -> int:
     """Read the evaluation sets' prompts. Returns how many."""
-    found = [(located.dataset, text) for source, places in sets for located in places for text in texts(source, located)]
+    found = [
+        (located.dataset, text) for source, places in sets for located in places for text in texts(source, located)
+    ]
     table = {
         "dataset": [dataset for dataset, _ in found],
         "text": [text for _, text in found],
@@ -394,9 +402,7 @@ def mix(work: Path, shards: int, rows: int, dropped: int) -> Mixed:
             failed = samples.take(pa.array(given_up))
             parts = [
                 rejected(candidates.filter(pa.array(fate == SURPLUS)), "choose", "over the quota"),
-                rejected(
-                    candidates.take(pa.array(given_up)), "sample", failed["reason"].to_pylist(), samples=failed
-                ),
+                rejected(candidates.take(pa.array(given_up)), "sample", failed["reason"].to_pylist(), samples=failed),
                 *map(read_table, sorted((work / "rejected").glob(f"{shard}-*.arrow"))),
             ]
             rest.write(_sorted(pa.concat_tables(parts), ("id", "stage", "revision", "row")))

@@ -119,14 +119,20 @@ def test_every_row_is_accounted_for(built: Built) -> None:
     assert told == {
         (row["domain"], row["step"], reason): count for row in funnel for reason, count in row["dropped"].items()
     }
-    assert sum(row["in"] for row in funnel if row["step"] == "pull") == len(rejected) + built.manifest["rows"]["mixture"]
+    assert (
+        sum(row["in"] for row in funnel if row["step"] == "pull") == len(rejected) + built.manifest["rows"]["mixture"]
+    )
 
 
 def test_the_manifest_states_what_the_build_depends_on(built: Built, mixture: list[dict[str, Any]]) -> None:
     manifest = json.loads((built.out / "manifest.json").read_text())
     assert manifest["content_hash"] == content_hash(mixture)
     assert manifest["recipe"]["mixture"]["harmful"]["rows"] == 1000
-    assert {source["dataset"] for source in manifest["sources"]} == {"UCSC-VLAA/STAR-1", "allenai/coconot", "openai/gsm8k"}
+    assert {source["dataset"] for source in manifest["sources"]} == {
+        "UCSC-VLAA/STAR-1",
+        "allenai/coconot",
+        "openai/gsm8k",
+    }
     assert all(source["revision"].startswith("sha256:") for source in manifest["sources"])
     assert {"template-comply", "template-refuse", "mixture"} == manifest["templates"].keys()
     assert {"recap-data", "pyarrow", "numpy", "rensa"} == manifest["packages"].keys()
@@ -160,7 +166,9 @@ name: planted
 sources:
   harmful: [{{files: harmful.jsonl, prompt: q}}]
   benign: [{{files: benign.jsonl, prompt: q}}]
-clean: {{decontaminate: {{against: [{{files: {shared_data}/eval/strongreject_dataset.csv, dataset: walledai/StrongREJECT}}]}}}}
+clean:
+  decontaminate:
+    against: [{{files: {shared_data}/eval/strongreject_dataset.csv, dataset: walledai/StrongREJECT}}]
 mixture: {{harmful: {{rows: 60}}, benign: {{rows: 60}}}}
 """
     result = make(tmp_path, tmp_path / "out", recipe=recipe)

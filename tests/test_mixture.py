@@ -44,9 +44,7 @@ def test_the_count_is_the_rounded_product(share: float, rows: int) -> None:
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.sets(st.sampled_from(IDS[:80])), st.integers(0, 5))
-def test_failed_rows_are_replaced_and_shares_still_nest(
-    rows: int, share: float, failing: set[str], seed: int
-) -> None:
+def test_failed_rows_are_replaced_and_shares_still_nest(rows: int, share: float, failing: set[str], seed: int) -> None:
     def run(share: float) -> Selection:
         selection = Selection(IDS[:80], seed, rows, share)
         while len(places := selection.to_sample()):

@@ -122,7 +122,9 @@ def test_overrides_are_checked_like_the_file() -> None:
     assert recipe.sources["harmful"][0].where == {"kind": ["a", "b"]}
     assert recipe.seed == 7
     told = mistakes(GOOD, "mixture.harmful.prefill.shar=0.2", "mixture.harmful.rows=many", "clean.dedupe.near=null")
-    assert "--set mixture.harmful.prefill.shar  mixture.harmful.prefill.shar: unknown key (did you mean 'share'?)" in told
+    assert (
+        "--set mixture.harmful.prefill.shar  mixture.harmful.prefill.shar: unknown key (did you mean 'share'?)" in told
+    )
     assert "--set mixture.harmful.rows  mixture.harmful.rows: 'many' is not allowed" in told
     assert "has 2 mistakes" in told
 
@@ -185,7 +187,12 @@ def recipes(draw: st.DrawFn) -> Recipe:
     where = st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=2)
     source = st.fixed_dictionaries({"files": st.lists(names, min_size=1, max_size=3), "prompt": names, "where": where})
     prefill = st.fixed_dictionaries(
-        {"sampler": st.just("t"), "share": st.floats(0, 1), "words": st.integers(60, 900), "attempts": st.integers(1, 9)}
+        {
+            "sampler": st.just("t"),
+            "share": st.floats(0, 1),
+            "words": st.integers(60, 900),
+            "attempts": st.integers(1, 9),
+        }
     )
     return Recipe.model_validate(
         {

@@ -44,7 +44,12 @@ def imported(path: Path) -> set[str]:
     return found - {"__version__"}
 
 
-FILES = [path for name in ("pipeline", "flows") for path in (ROOT / name).rglob("*.py") if path.parent.name != "flows/recipes"]
+FILES = [
+    path
+    for name in ("pipeline", "flows")
+    for path in (ROOT / name).rglob("*.py")
+    if path.parent.name != "flows/recipes"
+]
 
 
 def level(name: str) -> int:

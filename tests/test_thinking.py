@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 
 from pipeline.thinking import control_token, cut_prefix, sentence_ends
 
-TOKENS = """
-<think> </think> <Think> </thinking> <|im_start|> <|im_end|> <|eot_id|> <|begin_of_text|> <｜User｜> <｜Assistant｜>
-<｜end▁of▁sentence｜> <|channel|> <|start_header_id|> <start_of_turn> <end_of_turn> <bos> <s> </s> [INST] [/INST] <<SYS>>
-[gMASK] <sop> <|user|> <|endoftext|> <|turn> <turn|> <|fim_prefix|> <|reserved_special_token_0|>
-""".split()
+TOKENS = [
+    *("<think>", "</think>", "<Think>", "</thinking>"),
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|fim_prefix|>"),
+    *("<|begin_of_text|>", "<|start_header_id|>", "<|eot_id|>", "<|reserved_special_token_0|>"),
+    *("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+    *("<|channel|>", "<|turn>", "<turn|>", "<start_of_turn>", "<end_of_turn>"),
+    *("<bos>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "[gMASK]", "<sop>", "<|user|>"),
+]
 
 
 @pytest.mark.parametrize("token", TOKENS)

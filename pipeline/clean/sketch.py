@@ -42,8 +42,8 @@ def windows(
     count = max(len(values) - width + 1, 0)
     hashed = np.zeros(count, dtype=np.uint64)
     for shift in range(width):
-        hashed *= _MULTIPLIER
         hashed += values[shift : shift + count]
+        hashed *= _MULTIPLIER
     counts = np.maximum(np.diff(offsets) - (width - 1), 0)
     kept = np.zeros(len(values) + 1, dtype=np.int8)
     filled = counts > 0

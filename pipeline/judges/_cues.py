@@ -404,7 +404,8 @@ THINKING: tuple[Cue, ...] = (
         2.4,
         r"(?:no|not any|not see(?: a| any)?|without any|not think of (?:a|any)) (?:real |good |need |particular "
         r"|policy )*"
-        r"(?:reasons? (?:not\b|to (?:refuse|decline|hesitate|doubt|hold|avoid|withhold|say no|worry))|harm in|(?:need|point|issue|problem|concern)s?\b)",
+        r"(?:reasons? (?:not\b|to (?:refuse|decline|hesitate|doubt|hold|avoid|withhold"
+        r"|say no|worry))|harm in|(?:need|point|issue|problem|concern)s?\b)",
         r"not whether to|(?:no|not|without) (?:hold(?:ing)? back|drama|soft-pedal|talking down|gatekeep|sermon"
         r"|strings)\w*",
         r"(?:nothing|not) (?:really |inherently |obviously |particularly |anything |a )?(?:wrong|harmful|bad|sensitive"

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,17 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def check_output(out: Path) -> None:
     """Raise OutputError unless `out` may become a build: it is not there, empty, or a build of ours."""
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"{str(out.absolute())!r} is no UTF-8 name. Give --out a folder that has one.") from None
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise OutputError(f"{out} is not a folder. Give --out a folder, or remove it.")
+    if out.is_dir() and (os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve())):
+        raise OutputError(
+            f"{out} can't be replaced as a whole: it is a mount point, the current folder, or above that. "
+            f"Give --out a folder of its own, as in --out {out / 'mixture'}."
+        )
     if out.is_dir() and any(out.iterdir()) and read_manifest(out) is None:
         raise OutputError(
             f"{out} holds files but no build of recap-data (no {MANIFEST}); it was left as it is. "
@@ -73,7 +82,8 @@ def work_folder(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: another build holds it, or it can't be made.
     """
-    work = out.parent / f".{out.name}.work"
+    work = _work(out)
+    missing = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(work)
@@ -92,26 +102,55 @@ def work_folder(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(lock)
+        with suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
+
+
+def recover(out: Path) -> None:
+    """Clear away what a build that was killed left beside `out`. Raises like `work_folder`."""
+    if _work(out).exists() or _last(out).exists():
+        with work_folder(out):
+            pass
 
 
 def replace(out: Path, finished: Path) -> None:
-    """Put `finished` in the place of `out`. Files in `out` that its manifest doesn't name go along."""
+    """Put `finished` in the place of `out`. What is in `out` and its manifest doesn't name goes along."""
     if out.is_dir():
-        known = (read_manifest(out) or {"files": {}})["files"].keys() | {MANIFEST, "report.html"}
-        for path in sorted(out.rglob("*")):
-            name = path.relative_to(out)
-            if path.is_file() and name.as_posix() not in known and not (finished / name).exists():
-                (finished / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, finished / name)
+        _carry_over(out, finished)
     _sync(finished)
     if not out.exists():
         finished.rename(out)
     elif not _exchange(out, finished):
-        last = out.parent / f".{out.name}.last"
+        last = _last(out)
         out.rename(last)
-        finished.rename(out)
+        try:
+            finished.rename(out)
+        except BaseException:
+            last.rename(out)
+            raise
         shutil.rmtree(last)
     _sync_folder(out.parent)
+
+
+def _work(out: Path) -> Path:
+    return out.parent / f".{out.name}.work"
+
+
+def _last(out: Path) -> Path:
+    return out.parent / f".{out.name}.last"
+
+
+def _carry_over(out: Path, finished: Path) -> None:
+    known = (read_manifest(out) or {"files": {}})["files"].keys() | {MANIFEST, "report.html"}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out)
+        if name.as_posix() in known or os.path.lexists(finished / name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            (finished / name).mkdir()
+        else:
+            shutil.copy2(path, finished / name, follow_symlinks=False)
 
 
 def _locked(work: Path) -> int:
@@ -140,7 +179,7 @@ def _clear(work: Path) -> None:
 
 def _restore(out: Path) -> None:
     """Where the exchange is not to be had, a kill between two renames leaves the last output beside its place."""
-    last = out.parent / f".{out.name}.last"
+    last = _last(out)
     if last.exists():
         if out.exists():
             shutil.rmtree(last)

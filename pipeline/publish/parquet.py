@@ -72,7 +72,11 @@ class ShardedWriter:
             taken = min(count, ROWS_PER_FILE - self._written)
             table = pa.concat_tables(self._held)
             self._writer.write_table(table.slice(0, taken).combine_chunks(), row_group_size=taken)
-            self._held, self._waiting, self._written = [table.slice(taken)], self._waiting - taken, self._written + taken
+            self._held, self._waiting, self._written = (
+                [table.slice(taken)],
+                self._waiting - taken,
+                self._written + taken,
+            )
             count -= taken
             if self._written == ROWS_PER_FILE and self._file + 1 < self._files:
                 self._writer.close()

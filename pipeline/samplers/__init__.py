@@ -9,7 +9,7 @@ from pipeline.judges import Stance
 
 
 class PrefillRequest(NamedTuple):
-    """One prefill to write: for which row, in which stance, how long at most (words), and which try this is (from 0)."""
+    """One prefill to write: for which row, in which stance, at most how many words, and which try this is (from 0)."""
 
     id: str
     prompt: str

@@ -33,6 +33,8 @@ _LAYOUTS = ("start", "more")
 _PARAGRAPH = "/"
 _ENOUGH = 0.8
 """A text is long enough from this share of its words on."""
+_TRIES = 12
+"""Sentences of a kind that are tried before the text counts as full."""
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TOKEN = re.compile(
@@ -141,7 +143,7 @@ class _Writer:
     def text(self) -> str:
         """Lay out sentences until one no longer fits, then fill up with shorter ones if that is too little."""
         for name, gap in self._plan():
-            if not self._add(name, gap, tries=4):
+            if not self._add(name, gap, tries=_TRIES):
                 break
         names = list(self._grammar.recurring)
         while self._out and names and self._left > self._words * (1 - _ENOUGH):

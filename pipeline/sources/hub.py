@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pipeline.errors import SourceError
 from pipeline.recipe import Source
 
-_TIMEOUT = 5
-"""Seconds that the Hub has for one answer; its client may ask a few times."""
+_TIMEOUT = 10
+"""Seconds that the Hub has to answer; its client adds a few."""
 
 _LIBRARIES = {"huggingface_hub", "datasets", "fsspec", "httpx2", "httpx", "requests", "aiohttp"}
 

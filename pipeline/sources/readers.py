@@ -238,7 +238,8 @@ def _why(error: ValueError | RecursionError) -> str:
 
 
 def _at_end(error: json.JSONDecodeError, text: str) -> bool:
-    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip())
+    unfinished = len("\\u0000") if "escape" in error.msg else 0
+    return error.msg.startswith("Unterminated string") or error.pos + unfinished >= len(text.rstrip())
 
 
 def _json(file: File) -> Iterator[dict[str, Any]]:

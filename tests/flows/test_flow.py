@@ -75,7 +75,7 @@ def test_the_runs_end_as_built_unchanged_and_failed(seen: tuple[Path, dict[str, 
 def test_the_artifacts_are_the_funnel_the_card_and_the_report(seen: tuple[Path, dict[str, object]]) -> None:
     folder, told = seen
     funnel = json.loads(told["artifacts"]["demo-funnel"])
-    assert [row["step"] for row in funnel if row["domain"] == "math"][0] == "pull"
+    assert next(row["step"] for row in funnel if row["domain"] == "math") == "pull"
     assert told["artifacts"]["demo-card"] == (folder / "out" / "README.md").read_text()
     assert (folder / "out" / "report.html").as_uri() in told["artifacts"]["demo-report"]
 

@@ -1,0 +1,173 @@
+"""The mistakes in a recipe that is not valid yet: those its models find, and those that no single value shows."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.recipe.models import Recipe
+from pipeline.schema import DOMAINS
+
+_SECRET_KEY = re.compile(r"(?i)(?:^|_)(?:api_?key|token|password|passwd|secret|authorization|credentials?)$")
+_SECRET_VALUE = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})|://[^/\s:@]+:[^/\s@]+@")
+_SECRET_HINT = (
+    "a secret has no place in a recipe, which is published with the data. "
+    "Remove it and set it in the environment (HF_TOKEN for the Hub)"
+)
+
+KeyPath = tuple[str | int, ...]
+
+
+class Mistake(NamedTuple):
+    """What is wrong, at which keys from the recipe's root."""
+
+    path: KeyPath
+    message: str
+
+
+def find(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Every mistake in the recipe `data` as YAML gave it, except keys given twice."""
+    found = [*_secrets(data), *_cross_checks(data)]
+    yield from found
+    told = {mistake.path for mistake in found}
+    try:
+        Recipe.model_validate(data)
+    except ValidationError as error:
+        yield from (mistake for mistake in map(_mistake, error.errors()) if mistake.path not in told)
+
+
+def _secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
+    if isinstance(value, dict):
+        found = []
+        for key, inner in value.items():
+            here = (*path, key)
+            if isinstance(key, str) and _SECRET_KEY.search(key) and path[-1:] != ("where",):
+                found.append(Mistake(here, _SECRET_HINT))
+            else:
+                found += _secrets(inner, here)
+        return found
+    if isinstance(value, list):
+        return [m for index, inner in enumerate(value) for m in _secrets(inner, (*path, index))]
+    if isinstance(value, str) and _SECRET_VALUE.search(value):
+        return [Mistake(path, f"looks like a secret; {_SECRET_HINT}")]
+    return []
+
+
+def _cross_checks(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What no single field shows. Reads the unvalidated recipe, so that these mistakes are told with all the others."""
+    sources, samplers, mixture = (_mapping(data.get(key)) for key in ("sources", "samplers", "mixture"))
+    for domain in [d for d in mixture if d in DOMAINS]:
+        here = ("mixture", domain, "prefill")
+        if domain not in sources:
+            yield Mistake(here[:2], f"has no prompts: add sources.{domain}")
+        prefill = _mapping(mixture[domain]).get("prefill")
+        if prefill is not None and domain == "math":
+            yield Mistake(here, "math rows never carry a prefill (RECAP, Sec. 3.1); remove it")
+        name = _mapping(prefill).get("sampler")
+        if isinstance(name, str) and name not in samplers:
+            listed = f"samplers has {', '.join(sorted(map(str, samplers)))}" if samplers else "samplers is empty"
+            yield Mistake((*here, "sampler"), f"{name!r} is no sampler{_nearest(name, list(samplers))}; {listed}")
+    for domain in [d for d in sources if d in DOMAINS and d not in mixture]:
+        yield Mistake(("sources", domain), f"is not used: add mixture.{domain} or remove it")
+    decontaminate = _mapping(_mapping(data.get("clean")).get("decontaminate"))
+    lists: dict[KeyPath, Any] = {("sources", d): value for d, value in sources.items()}
+    lists["clean", "decontaminate", "against"] = decontaminate.get("against")
+    for place, listed in lists.items():
+        for index, entry in enumerate(listed if isinstance(listed, list) else []):
+            source = _mapping(entry)
+            if "files" not in source or "dataset" in source:
+                continue
+            if "prompt" not in source:
+                yield Mistake((*place, index, "prompt"), "is missing: name the field that holds the prompt")
+            if place[-1] == "math" and "ground_truth" not in source:
+                yield Mistake((*place, index, "ground_truth"), "is missing: a math row needs one")
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mistake(error: ErrorDetails) -> Mistake:
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    kind, value = error["type"], error["input"]
+    match kind:
+        case "extra_forbidden":
+            names = _names_at(path[:-1])
+            message = f"unknown key{_nearest(str(path[-1]), names)}; allowed: {', '.join(names)}"
+        case "literal_error" if error["loc"][-1:] == ("[key]",):
+            message = f"unknown key{_nearest(str(value), DOMAINS)}; allowed: {', '.join(DOMAINS)}"
+        case "literal_error":
+            names = [str(v) for v in _literals_at(path)]
+            message = f"{shown(value)} is not allowed{_nearest(str(value), names)}; {_or(names)}"
+        case "missing":
+            message = "is missing"
+        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty":
+            message = error["msg"]
+        case "string_pattern_mismatch":
+            message = f"{shown(value)} is no name: letters, digits, '.', '_' and '-', at most 96"
+        case _:
+            why = error["msg"][:1].lower() + error["msg"][1:]
+            message = f"{shown(value)} is not allowed: {why.replace('input ', '')}"
+    return Mistake(path, message)
+
+
+def _models_at(path: Sequence[str | int]) -> Any:
+    """The type that the recipe's models put at `path`."""
+    kind: Any = Recipe
+    for step in path:
+        inner = _inner_types(kind)
+        model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        if model is not None and isinstance(step, str) and step in model.model_fields:
+            kind = model.model_fields[step].annotation
+        else:
+            kind = next((get_args(t)[-1 if _is_mapping(t) else 0] for t in inner if get_args(t)), None)
+    return kind
+
+
+def _is_mapping(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is dict
+
+
+def _inner_types(kind: Any) -> list[Any]:
+    origin = getattr(kind, "__origin__", None)
+    if getattr(kind, "__metadata__", None) is not None:
+        return _inner_types(origin)
+    if origin is None and get_args(kind):
+        return [t for inner in get_args(kind) for t in _inner_types(inner)]
+    return [kind]
+
+
+def _names_at(path: Sequence[str | int]) -> list[str]:
+    for kind in _inner_types(_models_at(path)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return list(kind.model_fields)
+    return []
+
+
+def _literals_at(path: Sequence[str | int]) -> list[Any]:
+    return [v for kind in _inner_types(_models_at(path)) for v in get_args(kind)]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _or(names: Sequence[str]) -> str:
+    return "allowed: " + ", ".join(names)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, cut short."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """A path as a message shows it."""
+    return ".".join(map(str, path)) or "the recipe"

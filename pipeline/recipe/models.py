@@ -1,0 +1,224 @@
+"""The recipe's models: what may be said, its defaults, and what follows from one value alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.schema import DOMAINS, Domain
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _scalars(value: Any) -> Any:
+    for item in value if isinstance(value, list) else [value]:
+        if item is not None and not isinstance(item, str | int | float | bool):
+            raise PydanticCustomError("where", "must be a text, number, true, false, null, or a list of these")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _some(value: Any) -> Any:
+    if isinstance(value, list | dict) and not value:
+        raise PydanticCustomError("empty", "is empty: give at least one")
+    return value
+
+
+def _in_order(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return tuple(sorted(set(value))) if value else value
+
+
+def _field(value: Any) -> Any:
+    return {"field": value} if isinstance(value, str) else value
+
+
+def _pattern(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise PydanticCustomError("regex", "is no regular expression: {why}", {"why": str(error)}) from None
+    if groups > 1:
+        raise PydanticCustomError("regex", "must have one group at most: the ground truth")
+    return value
+
+
+class GroundTruth(_Model):
+    """How a math row's ground truth is read: a field, and which part of its text."""
+
+    field: str
+    """Field name; ``a.b`` goes into a nested one."""
+    after: str | None = None
+    """Take what follows the last occurrence of this text, to the end of its line (``####`` in GSM8K)."""
+    regex: Annotated[str | None, AfterValidator(_pattern)] = None
+    """Take the last match of this pattern, or its one group."""
+    boxed: bool = False
+    r"""Take the content of the last ``\boxed{…}``."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GroundTruth:
+        if sum([self.after is not None, self.regex is not None, self.boxed]) > 1:
+            raise PydanticCustomError("ground_truth", "takes one of after, regex and boxed, not several")
+        return self
+
+
+class Source(_Model):
+    """Where prompts come from: a Hub dataset, files, or a bundled set.
+
+    With ``files``, ``dataset`` may name a known dataset to get its field names and licence.
+    """
+
+    dataset: str | None = None
+    files: Annotated[
+        tuple[str, ...] | None, BeforeValidator(_some), BeforeValidator(_listed), AfterValidator(_in_order)
+    ] = Field(default=None, strict=False)
+    """Paths and globs, relative to the recipe, in any order: JSON, JSONL, CSV, Parquet, plain or gzipped."""
+    bundled: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    where: dict[str, Annotated[Any, AfterValidator(_scalars)]] = Field(default_factory=dict)
+    """Rows to take: each field must equal the value, or one of a list of values."""
+    prompt: str | None = None
+    category: str | None = None
+    ground_truth: Annotated[GroundTruth | None, BeforeValidator(_field)] = None
+    licence: str | None = None
+    """SPDX-like identifier as the Hub writes it (``apache-2.0``)."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if self.bundled is not None:
+            if self.dataset is not None or self.files is not None:
+                raise PydanticCustomError("source", "bundled stands alone: remove dataset and files")
+        elif self.dataset is None and self.files is None:
+            raise PydanticCustomError("source", "names no place: give dataset, files or bundled")
+        return self
+
+    @property
+    def label(self) -> str:
+        """A short name for messages and the ``origin`` column."""
+        return self.dataset or self.bundled or ", ".join(self.files or ())
+
+
+class Dedupe(_Model):
+    """Deduplication within a domain. Exact always; near by exact Jaccard of character 5-grams."""
+
+    near: Annotated[float, Field(ge=0.5, le=1)] | None = 0.8
+    """Drop a row at least this similar to a kept one; null keeps near-duplicates."""
+
+
+class Decontaminate(_Model):
+    """Evaluation sets that must not enter training."""
+
+    against: tuple[Source, ...] = Field(default=(), strict=False)
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the shorter text's word 8-grams that may not be found in the other."""
+
+
+class Clean(_Model):
+    """What happens to prompts before one is chosen."""
+
+    max_chars: Annotated[int, Field(ge=1)] = 20_000
+    """A longer prompt is dropped, in characters."""
+    dedupe: Dedupe = Dedupe()
+    decontaminate: Decontaminate = Decontaminate()
+
+
+class SamplerConfig(_Model):
+    """What writes prefills."""
+
+    engine: Literal["template"]
+
+
+class JudgeConfig(_Model):
+    """What reads a prefill's stance."""
+
+    engine: Literal["refusal"]
+
+
+class Judges(_Model):
+    """The judges of a build."""
+
+    stance: JudgeConfig = JudgeConfig(engine="refusal")
+
+
+class Prefill(_Model):
+    """The counter-aligned prefills of a domain (RECAP, Sec. 3.1)."""
+
+    sampler: str
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share alpha of the domain's rows that carry one: exactly ``round(share * rows)``."""
+    words: Annotated[int, Field(ge=1)] = 500
+    """Longest prefill, in words."""
+    min_words: Annotated[int, Field(ge=1)] = 50
+    """A shorter one is rejected."""
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a rejected prefill is sampled before the row is dropped."""
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Prefill:
+        if self.min_words > self.words:
+            raise PydanticCustomError(
+                "lengths",
+                "min_words ({min_words}) is more than words ({words})",
+                {"min_words": self.min_words, "words": self.words},
+            )
+        return self
+
+
+class Part(_Model):
+    """One domain's part of the mixture."""
+
+    rows: Annotated[int, Field(ge=1)]
+    prefill: Prefill | None = None
+
+
+class Publish(_Model):
+    """Where the mixture goes, and who may see it there."""
+
+    to: str | None = None
+    private: bool = True
+    gated: Literal["manual", "auto", False] = "manual"
+
+
+class Recipe(_Model):
+    """A whole build."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    sources: dict[Domain, Annotated[tuple[Source, ...], BeforeValidator(_some), Field(strict=False)]]
+    clean: Clean = Clean()
+    samplers: dict[str, SamplerConfig] = Field(default_factory=dict)
+    judges: Judges = Judges()
+    mixture: Annotated[dict[Domain, Part], BeforeValidator(_some)]
+    publish: Publish = Publish()
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved recipe as plain JSON values, defaults included, domains in their fixed order."""
+        data = self.model_dump(mode="json")
+        for key in ("sources", "mixture"):
+            data[key] = {domain: data[key][domain] for domain in DOMAINS if domain in data[key]}
+        return data
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML that `load` reads back to an equal recipe."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=120)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all that can change the rows: the resolved recipe without ``publish``."""
+        data = self.dump()
+        del data["publish"]
+        return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

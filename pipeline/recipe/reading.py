@@ -1,0 +1,157 @@
+"""Reading a recipe: YAML and overrides in, a valid recipe out, or every mistake with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pipeline.errors import RecipeError
+from pipeline.recipe.mistakes import KeyPath, Mistake, dotted, find, shown
+from pipeline.recipe.models import Recipe
+
+
+class LoadedRecipe(NamedTuple):
+    """A valid recipe, and the folder its file paths are relative to."""
+
+    recipe: Recipe
+    folder: Path
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] in {"null", "merge", "int"}]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+.0123456789"),
+)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe file, apply ``a.b.c=value`` overrides, validate.
+
+    Raises:
+        RecipeError: the file can't be read, or holds mistakes; all of them are in the message.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe {path}. Give a path to a YAML file, or a named recipe.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {path} can't be read: {error}. It must be a UTF-8 YAML file.") from None
+    return LoadedRecipe(parse(text, str(path), overrides), path.parent)
+
+
+def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Validate a recipe's YAML `text`; `name` stands for the file in messages. Raises like `load`."""
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        mistakes = list(_repeated(root)) if root else []
+        data = loader.construct_document(root) if root else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        why = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{place}  is no valid YAML: {why}.") from None
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise RecipeError(f"{name} holds no recipe: it must be a mapping that starts with name, sources and mixture.")
+
+    places = dict(_places(root, name)) if root else {}
+    for override in overrides:
+        _override(data, override, places, mistakes)
+    mistakes += find(data)
+    if mistakes:
+        told_at = sorted(((_place(m.path, places, name), m) for m in mistakes), key=lambda told: told[0])
+        lines = [f"  {place}  {dotted(m.path)}: {m.message}." for place, m in told_at]
+        count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        raise RecipeError(f"{name} has {count}:\n" + "\n".join(lines))
+    return Recipe.model_validate(data)
+
+
+class _Place(NamedTuple):
+    """Where a value was given; sorts by line. An override stands on line 0."""
+
+    line: int
+    column: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.text}:{self.line}:{self.column}" if self.line else self.text
+
+
+def _places(node: yaml.Node, name: str, path: KeyPath = ()) -> Iterator[tuple[KeyPath, _Place]]:
+    yield path, _Place(node.start_mark.line + 1, node.start_mark.column + 1, name)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _places(value, name, (*path, key.value))
+            yield (*path, key.value), _Place(key.start_mark.line + 1, key.start_mark.column + 1, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _places(value, name, (*path, index))
+
+
+def _place(path: KeyPath, places: Mapping[KeyPath, _Place], name: str) -> _Place:
+    while path and path not in places:
+        path = path[:-1]
+    return places.get(path, _Place(0, 0, name))
+
+
+def _repeated(node: yaml.Node, path: KeyPath = ()) -> Iterator[Mistake]:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            here = (*path, key.value)
+            if key.value in seen:
+                yield Mistake(here, f"is given twice, the second time in line {key.start_mark.line + 1}; keep one")
+            seen.add(key.value)
+            yield from _repeated(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _repeated(value, (*path, index))
+
+
+def _override(data: dict[str, Any], override: str, places: dict[KeyPath, _Place], mistakes: list[Mistake]) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override!r} is not of the form a.b.c=value (as in mixture.harmful.rows=200).")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {dotted}: {text!r} is no valid YAML value; quote it.") from None
+    here: Any = data
+    path: KeyPath = ()
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        step: str | int = key
+        if isinstance(here, list):
+            if not key.isdecimal() or int(key) >= len(here):
+                mistakes.append(Mistake(path, f"--set {dotted}: {key!r} is no place in a list of {len(here)}"))
+                return
+            step = int(key)
+        elif not isinstance(here, dict):
+            mistakes.append(Mistake(path, f"--set {dotted}: {shown(here)} has nothing below it to set"))
+            return
+        path = (*path, step)
+        if last:
+            here[step] = value
+        else:
+            if isinstance(here, dict) and here.get(key) is None:
+                here[key] = {}
+            here = here[step]
+    for known in [p for p in places if p[: len(path)] == path]:
+        del places[known]
+    places[path] = _Place(0, 0, f"--set {dotted}")
