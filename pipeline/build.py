@@ -23,7 +23,7 @@ from pipeline.publish import card, folder
 from pipeline.recipe import LoadedRecipe, Recipe, Source
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
-from pipeline.sources import Located, complete, locate
+from pipeline.sources import Located, complete, known, locate
 
 PACKAGES = ("numpy", "pyarrow", "rensa")
 """Packages whose version can change the bytes of an output."""
@@ -41,7 +41,8 @@ class Plan(NamedTuple):
     """What a build would do.
 
     ``funnel`` has the steps up to ``choose``, which cost nothing and were really taken; ``prefills`` is by domain:
-    ``sampler``, ``rows``, ``words`` (at most), ``attempts``; ``shortages`` says which quotas can't be met.
+    ``sampler``, ``rows``, ``words`` (at most), ``attempts``; ``shortages`` says which quotas can't be met; ``notes`` is
+    what a user of the known datasets among the sources should know.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     prefills: dict[str, dict[str, Any]]
     rows: dict[str, int]
     shortages: list[str]
+    notes: list[str]
 
 
 class _Inputs(NamedTuple):
@@ -181,12 +183,23 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner) -> Plan:
         },
         rows=rows,
         shortages=_shortages(choice, cleaned.funnel),
+        notes=_notes(recipe),
     )
 
 
 def _why(error: OSError) -> str:
     """The system's own words: those of pyarrow tell of its insides as well."""
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _notes(recipe: Recipe) -> list[str]:
+    entries = [
+        known(source.dataset)
+        for sources in recipe.sources.values()
+        for source in sources
+        if source.dataset and not source.where
+    ]
+    return [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
 
 
 def _inputs(loaded: LoadedRecipe) -> _Inputs:

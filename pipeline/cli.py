@@ -226,6 +226,8 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     total = sum(planned.rows.values())
     parts = ", ".join(f"{count:,} {domain}" for domain, count in planned.rows.items())
     console.print(f"mix: {total:,} rows ({parts})")
+    for line in planned.notes:
+        console.print(f"note: {line}", markup=False)
     for line in planned.shortages:
         console.print(f"[yellow]short:[/] {line}. build will stop here unless --allow-short is given")
     state = "is this build already, nothing to do" if planned.unchanged else "would be written"

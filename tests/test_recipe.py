@@ -80,7 +80,7 @@ mixture:
         ("math: {rows: 20}", "", "sources.math: is not used"),
         ("prompt: question, ", "", "prompt: is missing: name the field that holds the prompt"),
         ("{kind: no}", "{kind: {is: no}}", "must be a text, number, true, false, null, or a list of these"),
-        ("files: harmful.jsonl", "files: []", "files: is empty: give at least one"),
+        ("files: harmful.jsonl", "files: []", "files: is empty: give something or remove it"),
         ("files: harmful.jsonl", "bundled: demo, files: a.jsonl", "bundled stands alone"),
         ("{dataset: openai/gsm8k}", "{prompt: q}", "names no place: give dataset, files or bundled"),
         (
@@ -97,6 +97,11 @@ mixture:
             "{dataset: openai/gsm8k}",
             "{dataset: openai/gsm8k, ground_truth: {field: a, regex: '('}}",
             "is no regular expression",
+        ),
+        (
+            "{dataset: openai/gsm8k}",
+            "{dataset: openai/gsm8k, ground_truth: {field: a, after: ''}}",
+            "ground_truth.after: is empty",
         ),
         ("name: small", "name: a/b", "is no name"),
         ("name: small", "name: small\nname: other", "is given twice, the second time in line 3"),

@@ -104,7 +104,7 @@ RESPONSE: tuple[Cue, ...] = (
     _cue("no", -2.2, r"(?<=^ )(?:no|nope|no way|absolutely not|certainly not|of course not)[.,!]", asked=_OPEN),
     _cue(
         "policy",
-        -1.8,
+        -2.2,
         r"(?:programmed|designed|required|bound|committed|have|must|here|need|aim) (?:to |by )?(?:follow|adhere to"
         r"|respect|prioriti[sz]e|uphold|comply with) (?:\w+ ){0,2}(?:guidelines|polic(?:y|ies)|principles|standards"
         r"|privacy|rules|safety)\b",

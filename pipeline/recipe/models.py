@@ -30,8 +30,8 @@ def _listed(value: Any) -> Any:
 
 
 def _some(value: Any) -> Any:
-    if isinstance(value, list | dict) and not value:
-        raise PydanticCustomError("empty", "is empty: give at least one")
+    if isinstance(value, list | dict | str) and not value:
+        raise PydanticCustomError("empty", "is empty: give something or remove it")
     return value
 
 
@@ -60,9 +60,9 @@ class GroundTruth(_Model):
 
     field: str
     """Field name; ``a.b`` goes into a nested one."""
-    after: str | None = None
+    after: Annotated[str | None, BeforeValidator(_some)] = None
     """Take what follows the last occurrence of this text, to the end of its line (``####`` in GSM8K)."""
-    regex: Annotated[str | None, AfterValidator(_pattern)] = None
+    regex: Annotated[str | None, BeforeValidator(_some), AfterValidator(_pattern)] = None
     """Take the last match of this pattern, or its one group."""
     boxed: bool = False
     r"""Take the content of the last ``\boxed{…}``."""
@@ -84,7 +84,7 @@ class Source(_Model):
     files: Annotated[
         tuple[str, ...] | None, BeforeValidator(_some), BeforeValidator(_listed), AfterValidator(_in_order)
     ] = Field(default=None, strict=False)
-    """Paths and globs, relative to the recipe, in any order: JSON, JSONL, CSV, Parquet, plain or gzipped."""
+    """Paths and globs, relative to the recipe, in any order: JSON, JSONL and CSV, plain or gzipped, and Parquet."""
     bundled: str | None = None
     config: str | None = None
     split: str | None = None

@@ -298,7 +298,6 @@ KNOWN: tuple[Known, ...] = (
         licence="apache-2.0",
         terms=_APACHE,
         advice="each prompt comes about a hundred times, and has an instruction on the answer's form around it",
-        confirmed=False,
     ),
 )
 

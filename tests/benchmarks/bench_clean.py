@@ -100,7 +100,7 @@ def one_word_changed(prompt: str, vocabulary: Sequence[str], rng: random.Random)
     """The prompt with one of its words replaced by another one."""
     words = prompt.split()
     at = rng.randrange(len(words))
-    words[at] = rng.choice([word for word in rng.sample(vocabulary, 2) if word != words[at]])
+    words[at] = next(word for word in iter(lambda: rng.choice(vocabulary), None) if word != words[at])
     return " ".join(words)
 
 
