@@ -84,7 +84,7 @@ class Source(_Model):
     files: Annotated[
         tuple[str, ...] | None, BeforeValidator(_some), BeforeValidator(_listed), AfterValidator(_in_order)
     ] = Field(default=None, strict=False)
-    """Paths and globs, relative to the recipe, in any order: JSON, JSONL and CSV, plain or gzipped, and Parquet."""
+    """Paths and globs, relative to the recipe, in any order: JSON, JSONL, CSV, Parquet, plain or gzipped."""
     bundled: str | None = None
     config: str | None = None
     split: str | None = None

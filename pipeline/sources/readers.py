@@ -10,13 +10,15 @@ import csv
 import gzip
 import json
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.sources.fields import listed
@@ -79,9 +81,7 @@ def check_name(file: File) -> None:
     known = ", ".join(_FORMATS)
     if file.suffix not in _FORMATS:
         what = f"has the unknown suffix {file.suffix!r}" if file.suffix else "has no suffix to tell its format"
-        raise SourceError(f"{file.shown} {what}. Known are {known}, each but .parquet also with .gz: rename the file.")
-    if file.gzipped and file.suffix == ".parquet":
-        raise SourceError(f"{file.shown} is gzipped Parquet, which is not read: unpack it with gunzip.")
+        raise SourceError(f"{file.shown} {what}. Known are {known}, each also with .gz: rename the file.")
 
 
 def columns(file: File) -> list[str] | None:
@@ -127,6 +127,18 @@ def _opened(file: File) -> Iterator[BufferedReader[Any]]:
         stream: BufferedReader[Any] = BufferedReader(gzip.GzipFile(fileobj=raw)) if file.gzipped and head else raw
         _check_head(file, stream.peek(_HEAD)[:_HEAD])
         yield stream
+
+
+@contextmanager
+def _seekable(file: File, stream: BufferedReader[Any]) -> Iterator[IO[bytes]]:
+    """The stream itself, or what it holds unpacked in a temporary file."""
+    if not file.gzipped:
+        yield stream
+        return
+    with TemporaryFile() as plain:
+        shutil.copyfileobj(stream, plain)
+        plain.seek(0)
+        yield plain
 
 
 @contextmanager
@@ -394,7 +406,7 @@ def _parquet(file: File) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _opened(file) as stream:
+    with _opened(file) as opened, _seekable(file, opened) as stream:
         stream.seek(-min(4, stream.seek(0, 2)), 2)
         if stream.read() not in (b"PAR1", b"PARE"):
             raise SourceError(f"{file.shown} is cut off: Parquet's last bytes are missing. Copy or download it again.")

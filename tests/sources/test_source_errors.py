@@ -147,8 +147,6 @@ def test_unknown_suffix(write: Callable[..., Path], error: Callable[..., str]) -
         write(name, GOOD)
         assert says in error(name)
         assert ".json, .jsonl, .ndjson, .csv, .tsv, .parquet" in error(name)
-    write("a.parquet.gz", parquet())
-    assert "gunzip" in error("a.parquet.gz")
 
 
 def test_no_permission() -> None:

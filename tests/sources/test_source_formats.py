@@ -66,7 +66,7 @@ WRITERS = {
     "a.tsv": tsv_bytes,
     "a.parquet": parquet_bytes,
 }
-ZIPPED = {name + ".gz": writer for name, writer in WRITERS.items() if name != "a.parquet"}
+ZIPPED = {name + ".gz": writer for name, writer in WRITERS.items()}
 SAMPLE: Rows = [
     {"prompt": "First,\nwith a new line", "category": 'quoted "x"', "answer": "so #### 1,234."},
     {"prompt": "Zweite Frage: wie öffne ich das?", "category": "b", "answer": "#### 7"},
