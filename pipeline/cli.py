@@ -175,7 +175,7 @@ def _build_with_prefect(recipe: str, overrides: list[str], out: Path, allow_shor
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def _print_built(built: Built, as_json: bool) -> None:
     console.print(funnel_table(manifest["funnel"]))
     console.print()
     for line in manifest["shortages"]:
-        console.print(f"[yellow]short:[/] {line}")
+        console.print(f"short: {line}", style="yellow")
     rows, prefilled = manifest["rows"]["mixture"], sum(manifest["prefilled"].values())
     state = "unchanged" if built.unchanged else "built"
     console.print(f"{state}: {rows:,} rows, {prefilled:,} with a prefill, content {manifest['content_hash'][:12]}")
@@ -227,9 +227,9 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     parts = ", ".join(f"{count:,} {domain}" for domain, count in planned.rows.items())
     console.print(f"mix: {total:,} rows ({parts})")
     for line in planned.notes:
-        console.print(f"note: {line}", markup=False)
+        console.print(f"note: {line}")
     for line in planned.shortages:
-        console.print(f"[yellow]short:[/] {line}. build will stop here unless --allow-short is given")
+        console.print(f"short: {line}. build will stop here unless --allow-short is given", style="yellow")
     state = "is this build already, nothing to do" if planned.unchanged else "would be written"
     console.print(f"package: {planned.out} {state}")
 

@@ -14,8 +14,9 @@ from rich.text import Text
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed and task.total else "", style="dim")
+        seconds = task.finished_time or task.elapsed
+        known = task.fields.get("counted") and task.completed and seconds
+        return Text(f"{task.completed / seconds:,.0f} rows/s" if known and seconds else "", style="dim")
 
 
 class Live:
@@ -35,7 +36,7 @@ class Live:
 
     def start(self, step: str, rows: int | None) -> None:
         """See `pipeline.runner.Progress`."""
-        self._step = self._bars.add_task(step, total=rows)
+        self._step = self._bars.add_task(step, total=rows, counted=rows is not None)
 
     def advance(self, rows: int) -> None:
         """See `pipeline.runner.Progress`."""

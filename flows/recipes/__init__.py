@@ -23,7 +23,7 @@ def find(name: str) -> Path:
     """
     known = named()
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists() or len(path.parts) > 1:
+    if path.suffix in (".yaml", ".yml") or path.is_file() or len(path.parts) > 1:
         return path
     if name in known:
         return known[name]

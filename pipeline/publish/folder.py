@@ -202,6 +202,8 @@ def _exchange(left: Path, right: Path) -> bool:
 
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

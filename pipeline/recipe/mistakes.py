@@ -163,9 +163,16 @@ def _or(names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it, cut short."""
-    text = repr(value)
+    """A value as a message shows it: cut short, what looks like a secret left out, of a list or mapping only its kind."""
+    if isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = redacted(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a secret in it."""
+    return _SECRET_VALUE.sub("[secret]", text)
 
 
 def dotted(path: Sequence[str | int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pipeline.errors import RecipeError
-from pipeline.recipe.mistakes import KeyPath, Mistake, dotted, find, shown
+from pipeline.recipe.mistakes import KeyPath, Mistake, dotted, find, redacted, shown
 from pipeline.recipe.models import Recipe
 
 
@@ -54,18 +54,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
 def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Validate a recipe's YAML `text`; `name` stands for the file in messages. Raises like `load`."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         mistakes = list(_repeated(root)) if root else []
         data = loader.construct_document(root) if root else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        why = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{place}  is no valid YAML: {why}.") from None
-    finally:
-        loader.dispose()
+        why = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+        raise RecipeError(f"{place}  is no valid YAML: {redacted(why)}.") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{name} holds no recipe: it must be a mapping that starts with name, sources and mixture.")
 
@@ -77,7 +75,7 @@ def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
         told_at = sorted(((_place(m.path, places, name), m) for m in mistakes), key=lambda told: told[0])
         lines = [f"  {place}  {dotted(m.path)}: {m.message}." for place, m in told_at]
         count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise RecipeError(f"{name} has {count}:\n" + "\n".join(lines))
+        raise RecipeError(redacted(f"{name} has {count}:\n" + "\n".join(lines)))
     return Recipe.model_validate(data)
 
 
@@ -127,11 +125,11 @@ def _override(data: dict[str, Any], override: str, places: dict[KeyPath, _Place]
     dotted, equals, text = override.partition("=")
     keys = dotted.split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"--set {override!r} is not of the form a.b.c=value (as in mixture.harmful.rows=200).")
+        raise RecipeError(f"--set {shown(override)} is not of the form a.b.c=value (as in mixture.harmful.rows=200).")
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
-        raise RecipeError(f"--set {dotted}: {text!r} is no valid YAML value; quote it.") from None
+        raise RecipeError(f"--set {dotted}: {shown(text)} is no valid YAML value; quote it.") from None
     here: Any = data
     path: KeyPath = ()
     for depth, key in enumerate(keys):

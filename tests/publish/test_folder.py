@@ -172,9 +172,13 @@ def test_recover_makes_nothing_where_nothing_was_left(tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), folder.work_folder(tmp_path / "out" / "deep" / "mix") as work:
-        (work / "pulled").mkdir()
-        raise ZeroDivisionError
+    def fail() -> None:
+        with folder.work_folder(tmp_path / "out" / "deep" / "mix") as work:
+            (work / "pulled").mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
