@@ -163,7 +163,7 @@ def _or(names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: cut short, what looks like a secret left out, of a list or mapping only its kind."""
+    """A value as a message shows it: cut short, no secret in it, of a list or mapping only its kind."""
     if isinstance(value, dict | list | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = redacted(repr(value))
