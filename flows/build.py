@@ -38,7 +38,13 @@ class PrefectRunner:
     """A `pipeline.runner.Runner` that makes each job a task run."""
 
     def map(
-        self, step: str, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], rows: Sequence[int] | None = None
+        self,
+        step: str,
+        function: Callable[..., T],
+        jobs: Sequence[tuple[Any, ...]],
+        rows: Sequence[int] | None = None,
+        *,
+        live: bool = False,
     ) -> list[T]:
         """See `pipeline.runner.Runner.map`."""
         futures = []

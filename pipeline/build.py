@@ -20,10 +20,14 @@ from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import Selection, prefilled_count
 from pipeline.publish import card, folder
-from pipeline.recipe import LoadedRecipe, Recipe, Source
+from pipeline.recipe import LoadedRecipe, Prefill, Recipe, Source
 from pipeline.runner import Runner
+from pipeline.samplers.opening import is_remote
 from pipeline.schema import DOMAINS
 from pipeline.sources import Located, complete, known, locate
+
+LEDGER = "ledger.sqlite"
+"""Name of the ledger where none is given: beside the output, so that builds in one folder share it."""
 
 PACKAGES = ("numpy", "pyarrow", "rensa")
 """Packages whose version can change the bytes of an output."""
@@ -116,10 +120,21 @@ class _Choice:
         return [fate[start : start + size] for start, size in zip(self._starts, self._sizes, strict=False)]
 
 
-def build(loaded: LoadedRecipe, out: Path, runner: Runner, *, allow_short: bool = False) -> Built:
+def build(
+    loaded: LoadedRecipe,
+    out: Path,
+    runner: Runner,
+    *,
+    allow_short: bool = False,
+    ledger: Path | None = None,
+    max_requests: int | None = None,
+) -> Built:
     """Build a recipe into `out`; does nothing where `out` is that build already.
 
     The output appears whole or not at all: until the last rename the former one is untouched.
+
+    Answers of models are kept in `ledger` (an SQLite file, beside `out` unless given) and never asked for twice; at
+    most `max_requests` are sent.
 
     Raises:
         InputError: a source is missing or broken.
@@ -136,7 +151,8 @@ def build(loaded: LoadedRecipe, out: Path, runner: Runner, *, allow_short: bool 
             cleaned = _clean(inputs, work, runner)
             choice = _Choice(work, cleaned.shards, inputs.recipe)
             _check_quotas(choice, cleaned.funnel, allow_short)
-            _sample(inputs.recipe, work, choice, cleaned.funnel, runner, allow_short)
+            book = ledger or out.parent / LEDGER
+            _sample(inputs.recipe, work, choice, cleaned.funnel, runner, allow_short, book, max_requests)
             manifest = _package(inputs, work, choice, cleaned, runner)
             folder.replace(out, work / "out")
             return Built(out, manifest, unchanged=False)
@@ -254,7 +270,7 @@ def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:
     pulled = runner.map("pull", steps.pull_file, [(work, file, recipe.clean.max_chars) for file in inputs.files])
     for file, (_, _, (kept, dropped)) in zip(inputs.files, pulled, strict=True):
         funnel.add("pull", file.domain, kept, dropped)
-    runner.map("pull evaluation sets", steps.pull_evaluations, [(work, inputs.evaluations)])
+    (evaluation_rows,) = runner.map("pull evaluation sets", steps.pull_evaluations, [(work, inputs.evaluations)])
 
     total = sum(kept for _, _, (kept, _) in pulled)
     shards = steps.shard_count(total)
@@ -275,7 +291,8 @@ def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:
         _stated_source(file.located, file.domain) | {"read": read, "selected": selected}
         for file, (read, selected, _) in zip(inputs.files, pulled, strict=True)
     ]
-    stated = [_stated_source(place, None) for _, places in inputs.evaluations for place in places]
+    places = [place for _, listed in inputs.evaluations for place in listed]
+    stated = [_stated_source(place, None) | {"read": read} for place, read in zip(places, evaluation_rows, strict=True)]
     return _Cleaned(shards, funnel, sources, stated, close)
 
 
@@ -314,27 +331,40 @@ def _check_quotas(choice: _Choice, funnel: Funnel, allow_short: bool) -> None:
         )
 
 
-def _sample(recipe: Recipe, work: Path, choice: _Choice, funnel: Funnel, runner: Runner, allow_short: bool) -> None:
-    prefills = {domain: part.prefill for domain, part in recipe.mixture.items() if part.prefill is not None}
+def _sample(
+    recipe: Recipe,
+    work: Path,
+    choice: _Choice,
+    funnel: Funnel,
+    runner: Runner,
+    allow_short: bool,
+    ledger: Path,
+    max_requests: int | None,
+) -> None:
+    prefills: dict[str, Prefill] = {
+        domain: part.prefill for domain, part in recipe.mixture.items() if part.prefill is not None
+    }
     dropped: dict[str, Counter[str]] = {domain: Counter() for domain in prefills}
+    sampling = steps.Sampling(recipe.seed, prefills, recipe.samplers, recipe.judges.stance, ledger, max_requests)
+    remote = any(is_remote(recipe.samplers[prefill.sampler]) for prefill in prefills.values())
     turn = 0
     while True:
         wanted = {domain: choice.by_shard(domain, choice.domains[domain].to_sample()) for domain in prefills}
-        shards = [{domain: rows[shard] for domain, rows in wanted.items()} for shard in range(choice.shards)]
-        jobs = [
-            (work, shard, turn, rows, recipe.seed, prefills, recipe.samplers, recipe.judges.stance)
-            for shard, rows in enumerate(shards)
-            if any(rows.values())
-        ]
-        if not jobs:
+        shards = {shard: {domain: rows[shard] for domain, rows in wanted.items()} for shard in range(choice.shards)}
+        shards = {shard: rows for shard, rows in shards.items() if any(rows.values())}
+        if not shards:
             break
-        results = runner.map("sample", steps.sample_shard, jobs, [sum(map(len, job[3].values())) for job in jobs])
-        for (_, shard, _, rows, *_), result in zip(jobs, results, strict=True):
-            for domain, selection in choice.domains.items():
-                if domain in rows:
-                    given_up = choice.places(domain, shard, result.given_up[domain])
-                    selection.sampled(choice.places(domain, shard, rows[domain]), given_up)
-                    dropped[domain].update(result.dropped[domain])
+        groups = [shards] if remote else [{shard: rows} for shard, rows in shards.items()]
+        sizes = [sum(len(places) for rows in group.values() for places in rows.values()) for group in groups]
+        jobs = [(work, turn, group, sampling) for group in groups]
+        for outcomes, sent in runner.map("sample", steps.sample, jobs, sizes, live=remote):
+            if sampling.max_requests is not None:
+                sampling = sampling._replace(max_requests=sampling.max_requests - sent)
+            for shard, outcome in outcomes.items():
+                for domain, rows in shards[shard].items():
+                    given_up = choice.places(domain, shard, outcome.given_up[domain])
+                    choice.domains[domain].sampled(choice.places(domain, shard, rows), given_up)
+                    dropped[domain].update(outcome.dropped[domain])
         turn += 1
     for domain, selection in choice.domains.items():
         entered = len(selection.chosen()) + len(selection.failed)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.errors import RecapError
+from pipeline.errors import InputError, RecapError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.build import Built, Plan
+    from pipeline.ledger import Ledger
     from pipeline.recipe import LoadedRecipe
 
 _STOPPED = "stopped. The last finished output is as it was; run the same command again."
@@ -51,6 +53,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the recipe: mixture.harmful.rows=200.")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that share the shards; the result is the same.")]
+LedgerOption = Annotated[
+    Path | None, typer.Option(help="Where answers of models are kept; ledger.sqlite beside the output unless given.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 
 
@@ -61,6 +66,8 @@ def build(
     overrides: SetOption = None,
     allow_short: Annotated[bool, typer.Option(help="Build what there is where a quota can't be met.")] = False,
     workers: WorkersOption = 1,
+    ledger: LedgerOption = None,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop, resumably, after so many requests.")] = None,
     prefect: Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +85,14 @@ def build(
         from pipeline.runner import local_runner
 
         with _shown(progress(_console())) as shown, local_runner(workers, shown) as runner:
-            result = build_recipe(loaded, _out(out, loaded), runner, allow_short=allow_short)
+            result = build_recipe(
+                loaded,
+                _out(out, loaded),
+                runner,
+                allow_short=allow_short,
+                ledger=ledger,
+                max_requests=max_requests,
+            )
     _print_built(result, as_json)
 
 
@@ -136,6 +150,56 @@ def recipes(as_json: JsonOption = False) -> None:
             print(f"{name:<16} {path}")
 
 
+ledger_app = typer.Typer(no_args_is_help=True, help="Look into a ledger: the answers of models, kept and paid once.")
+app.add_typer(ledger_app, name="ledger")
+LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger's file, as out/ledger.sqlite.")]
+
+
+@ledger_app.command("stats")
+def ledger_stats(path: LedgerArgument, as_json: JsonOption = False) -> None:
+    """Answers, tokens and seconds, by sampler or judge and model."""
+    with _ledger(path) as ledger:
+        listed = ledger.stats()
+    if as_json:
+        _print_json([stats._asdict() for stats in listed])
+        return
+    print(f"{'asker':<20} {'model':<40} {'answers':>9} {'prompt tokens':>14} {'answer tokens':>14} {'seconds':>10}")
+    for s in listed:
+        print(
+            f"{s.asker:<20} {s.model or '':<40} {s.answers:>9,} {s.prompt_tokens:>14,} {s.completion_tokens:>14,} "
+            f"{s.seconds:>10,.0f}"
+        )
+
+
+@ledger_app.command("export")
+def ledger_export(path: LedgerArgument) -> None:
+    """Print every request and answer as JSON lines. They may hold harmful text."""
+    with _ledger(path) as ledger:
+        for key, entry in ledger.entries():
+            print(json.dumps({"key": key.hex(), **entry._asdict()}))
+
+
+@ledger_app.command("verify")
+def ledger_verify(path: LedgerArgument) -> None:
+    """Check the file and its keys; exit code 1 where something is wrong."""
+    with _ledger(path) as ledger:
+        found = ledger.verify()
+    if found:
+        raise RecapError(f"{path} is damaged:\n" + "\n".join(f"  {line}" for line in found[:20]))
+    print(f"{path}: intact")
+
+
+@ledger_app.command("gc")
+def ledger_gc(
+    path: LedgerArgument,
+    older_than_days: Annotated[float, typer.Option(min=0, help="Remove answers older than this.")],
+) -> None:
+    """Remove old answers and shrink the file. A build that needs one asks for it again."""
+    with _ledger(path) as ledger:
+        removed = ledger.remove_before(time.time() - older_than_days * 86_400)
+    print(f"{path}: {removed:,} answers removed")
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 the user's input."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -184,6 +248,14 @@ def _shown(progress: Any) -> Iterator[Any]:
         yield progress
     finally:
         progress.close()
+
+
+def _ledger(path: Path) -> Ledger:
+    from pipeline.ledger import Ledger
+
+    if not path.is_file():
+        raise InputError(f"There is no ledger {path}. A build keeps it beside its output, as in out/ledger.sqlite.")
+    return Ledger(path)
 
 
 def _print_json(value: Any) -> None:

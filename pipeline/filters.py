@@ -9,6 +9,7 @@ TOO_SHORT = "prefill too short"
 CONTROL_TOKEN = "prefill holds a control token"
 UNCLEAR = "prefill's stance is unclear"
 ALIGNED = "prefill is not counter-aligned"
+REFUSED = "request refused by the server"
 
 
 def reject_text(prefix: Prefix, min_words: int) -> str | None:

@@ -48,10 +48,19 @@ class Silent:
 
 
 class Runner(Protocol):
-    """Runs one function of a step over its shards."""
+    """Runs one function of a step over its shards.
+
+    With `live`, there is one job, and the function takes one argument more: what to tell how many rows are done.
+    """
 
     def map(
-        self, step: str, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], rows: Sequence[int] | None = None
+        self,
+        step: str,
+        function: Callable[..., T],
+        jobs: Sequence[tuple[Any, ...]],
+        rows: Sequence[int] | None = None,
+        *,
+        live: bool = False,
     ) -> list[T]:
         """Call `function` with each job's arguments; the results in the jobs' order. `rows` says how large each is."""
         ...
@@ -70,13 +79,21 @@ class LocalRunner:
         self._alive: Connection | None = None
 
     def map(
-        self, step: str, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], rows: Sequence[int] | None = None
+        self,
+        step: str,
+        function: Callable[..., T],
+        jobs: Sequence[tuple[Any, ...]],
+        rows: Sequence[int] | None = None,
+        *,
+        live: bool = False,
     ) -> list[T]:
         """See `Runner.map`. Where it raises, no worker runs on."""
         self._progress.start(step, sum(rows) if rows is not None else None)
         results = []
         try:
-            for place, result in enumerate(self._results(function, jobs)):
+            if live:
+                results = [function(*job, self._progress.advance) for job in jobs]
+            for place, result in enumerate(self._results(function, jobs) if not live else ()):
                 results.append(result)
                 self._progress.advance(rows[place] if rows is not None else 0)
         except BrokenProcessPool:

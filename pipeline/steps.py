@@ -23,9 +23,10 @@ Files of the work folder (Arrow IPC), with ``S`` for the shard's number:
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,13 +38,14 @@ import pyarrow.compute as pc
 from pipeline.clean.decontaminate import EvaluationIndex
 from pipeline.clean.dedupe import near_duplicates
 from pipeline.clean.sketch import sketch
-from pipeline.filters import reject_stance, reject_text
+from pipeline.engine import Budget, Refused
+from pipeline.filters import REFUSED, reject_stance, reject_text
 from pipeline.judges import COUNTER_ALIGNED, Judge, Verdict
 from pipeline.judges.refusal import RefusalJudge
 from pipeline.publish.parquet import ContentHash, ShardedWriter
 from pipeline.recipe import Clean, JudgeConfig, Prefill, SamplerConfig, Source
 from pipeline.samplers import PrefillRequest, Sampler
-from pipeline.samplers.template import TemplateSampler
+from pipeline.samplers.opening import opened
 from pipeline.schema import CANDIDATES, DOMAINS, MATCH, MIXTURE, REJECTED, REWARDS, SAMPLING, VERDICT
 from pipeline.sources import Located, pull, texts
 from pipeline.sources.identity import normalise
@@ -51,6 +53,7 @@ from pipeline.thinking import cut_prefix
 
 ROWS_PER_SHARD = 8_192
 MOST_SHARDS = 512
+_SHARDS_AT_ONCE = 2
 
 _SEPARATOR = "\n\n"
 _SAMPLE = pa.schema(
@@ -247,18 +250,17 @@ def find_near(work: Path, shards: int, threshold: float | None) -> dict[str, dic
     return close
 
 
-def pull_evaluations(work: Path, sets: Sequence[tuple[Source, Sequence[Located]]]) -> int:
-    """Read the evaluation sets' prompts. Returns how many."""
-    found = [
-        (located.dataset, text) for source, places in sets for located in places for text in texts(source, located)
-    ]
+def pull_evaluations(work: Path, sets: Sequence[tuple[Source, Sequence[Located]]]) -> list[int]:
+    """Read the evaluation sets' prompts. Returns how many each place gave."""
+    places = [(source, located) for source, listed in sets for located in listed]
+    found = [(located.dataset, list(texts(source, located))) for source, located in places]
     table = {
-        "dataset": [dataset for dataset, _ in found],
-        "text": [text for _, text in found],
-        "normal": [normalise(text) for _, text in found],
+        "dataset": [dataset for dataset, prompts in found for _ in prompts],
+        "text": [text for _, prompts in found for text in prompts],
+        "normal": [normalise(text) for _, prompts in found for text in prompts],
     }
     write_table(work / "evaluation.arrow", pa.table({k: pa.array(v, pa.string()) for k, v in table.items()}))
-    return len(found)
+    return [len(prompts) for _, prompts in found]
 
 
 def clean_shard(work: Path, shard: int, clean: Clean) -> tuple[dict[str, Kept], dict[str, Kept]]:
@@ -299,36 +301,88 @@ def _evaluation_index(path: Path, inode: int, coverage: float) -> EvaluationInde
     return EvaluationIndex(read_table(path)["normal"].to_pylist(), coverage)
 
 
-def sample_shard(
+class Sampling(NamedTuple):
+    """What is sampled and how: the recipe's part of it, and the ledger that answers are kept in."""
+
+    seed: int
+    prefills: dict[str, Prefill]
+    samplers: dict[str, SamplerConfig]
+    judge: JudgeConfig
+    ledger: Path
+    max_requests: int | None = None
+
+
+def sample(
     work: Path,
-    shard: int,
     turn: int,
-    rows: dict[str, list[int]],
-    seed: int,
-    prefills: dict[str, Prefill],
-    samplers: dict[str, SamplerConfig],
-    judge_config: JudgeConfig,
-) -> Sampled:
-    """Sample a prefill for each of a shard's `rows`, by domain, as often as the recipe allows until one is accepted."""
-    table = read_table(work / f"clean/{shard}.arrow")
-    judge = _judge(judge_config)
-    results: list[dict[str, Any]] = []
-    outcome = Sampled({}, {})
+    shards: dict[int, dict[str, list[int]]],
+    sampling: Sampling,
+    advance: Callable[[int], None] | None = None,
+) -> tuple[dict[int, Sampled], int]:
+    """Sample a prefill for rows of several shards, as often as the recipe allows until one is accepted.
+
+    `shards` gives the rows of each shard by domain. A row's next attempt begins as soon as the last one is rejected,
+    and the next shard's rows as soon as servers have room: nothing waits for the slowest. Returns what was given up in
+    each shard, and how many requests were sent.
+    """
+    return asyncio.run(_sample(work, turn, shards, sampling, advance or (lambda rows: None)))
+
+
+async def _sample(
+    work: Path,
+    turn: int,
+    shards: dict[int, dict[str, list[int]]],
+    sampling: Sampling,
+    advance: Callable[[int], None],
+) -> tuple[dict[int, Sampled], int]:
+    judge, budget = _judge(sampling.judge), Budget(sampling.max_requests)
+    async with opened(sampling.samplers, sampling.prefills, sampling.ledger, budget) as samplers:
+        at_once = asyncio.Semaphore(_SHARDS_AT_ONCE)
+
+        async def shard(number: int) -> Sampled:
+            async with at_once:
+                table = read_table(work / f"clean/{number}.arrow")
+                outcome = Sampled({}, {})
+                tries = []
+                for domain, places in shards[number].items():
+                    rows = table.take(pa.array(places, pa.int64())).to_pylist()
+                    prefill = sampling.prefills[domain]
+                    for place, row in zip(places, rows, strict=True):
+                        tries.append(_try(place, row, prefill, sampling.seed, samplers[domain], judge))
+                results = await asyncio.gather(*map(asyncio.ensure_future, tries))
+                _note(outcome, results, shards[number])
+                rows = [{key: result[key] for key in _SAMPLE.names} for result in results]
+                write_table(work / f"samples/{number}-{turn}.arrow", pa.Table.from_pylist(rows, schema=_SAMPLE))
+                advance(len(results))
+                return outcome
+
+        done = await asyncio.gather(*(asyncio.ensure_future(shard(number)) for number in shards))
+    return dict(zip(shards, done, strict=True)), budget.spent
+
+
+def _note(outcome: Sampled, results: Sequence[dict[str, Any]], rows: dict[str, list[int]]) -> None:
+    """Enter into `outcome` the rows of each domain that were given up."""
+    reasons = {result["row"]: result["reason"] for result in results}
     for domain, places in rows.items():
-        prefill = prefills[domain]
-        sampler = _sampler(prefill.sampler, samplers[prefill.sampler])
-        pending = dict(zip(places, table.take(pa.array(places, pa.int64())).to_pylist(), strict=True))
-        last: dict[int, dict[str, Any]] = {}
-        for attempt in range(prefill.attempts):
-            requests = [_request(row, prefill, seed, attempt) for row in pending.values()]
-            for place, request, text in zip(pending, requests, sampler.sample(requests), strict=True):
-                last[place] = {"row": place} | _accepted(text, request, domain, prefill, sampler, judge)
-            pending = {place: row for place, row in pending.items() if last[place]["reason"] is not None}
-        results += last.values()
-        outcome.given_up[domain] = list(pending)
-        outcome.dropped[domain] = Counter(last[place]["reason"] for place in pending)
-    write_table(work / f"samples/{shard}-{turn}.arrow", pa.Table.from_pylist(results, schema=_SAMPLE).combine_chunks())
-    return outcome
+        outcome.given_up[domain] = [place for place in places if reasons[place] is not None]
+        outcome.dropped[domain] = Counter(reasons[place] for place in outcome.given_up[domain])
+
+
+async def _try(
+    place: int, row: dict[str, Any], prefill: Prefill, seed: int, sampler: Sampler, judge: Judge
+) -> dict[str, Any]:
+    """Sample one row until a prefill is accepted or the attempts are used up; the last try."""
+    result: dict[str, Any] = {}
+    for attempt in range(prefill.attempts):
+        request = _request(row, prefill, seed, attempt)
+        try:
+            text = await sampler.sample(request)
+        except Refused:
+            return {"row": place} | dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
+        result = {"row": place} | _accepted(text, request, row["domain"], prefill, sampler, judge)
+        if result["reason"] is None:
+            break
+    return result
 
 
 def _request(row: dict[str, Any], prefill: Prefill, seed: int, attempt: int) -> PrefillRequest:
@@ -361,13 +415,6 @@ def _accepted(
         "verdict": verdict and Verdict(*verdict)._asdict(),
         "reason": reason,
     }
-
-
-@cache
-def _sampler(name: str, config: SamplerConfig) -> Sampler:
-    match config.engine:
-        case "template":
-            return TemplateSampler(name)
 
 
 @cache

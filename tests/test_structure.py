@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "schema", "thinking", "ledger"},
-    {"recipe", "templates", "judges"},
-    {"sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
+    {"errors", "schema", "thinking"},
+    {"recipe", "templates", "judges", "ledger"},
+    {"engine", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
     {"steps"},
     {"build"},
     {"console", "flows"},

@@ -12,8 +12,9 @@ Texts are compared as sequences of words (runs of letters and digits of the norm
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,11 @@ GRAM = 8
 SHORTEST_CONTAINED = 4
 SIMILAR = 0.7
 
-_LONGEST_WORD = 64
-_BITMAP_BITS = 22
+_ODD = 0xD1342543DE82EF95
+_LAST_LETTER = 0x3FFFF
+"""Above it no code point is a letter or a digit, and it is none itself."""
+_BANDS = 32
+"""These find all but one in 6,000 of the pairs that are as close as `SIMILAR`."""
 _BAND_SHIFT = np.uint32(16)
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
@@ -35,7 +39,8 @@ Indices = npt.NDArray[np.int64]
 class Hit(NamedTuple):
     """A leaked prompt: its place, the place of the evaluation text, the rule that found it, and how similar they are.
 
-    ``similarity`` is 1 for ``exact`` and ``contained``, the coverage for ``n-grams``, the Jaccard similarity for ``near``.
+    ``similarity`` is 1 for ``exact`` and ``contained``, the coverage for ``n-grams``, and for ``near`` the Jaccard
+    similarity.
     """
 
     row: int
@@ -45,37 +50,38 @@ class Hit(NamedTuple):
 
 
 class _Table:
-    """Which texts hold a hash: a bitmap that says no quickly, then sorted hashes and their owners."""
+    """Which texts hold a hash: a bitmap that says no quickly, then sorted hashes and the texts of each."""
 
     def __init__(self, hashes: Hashes, owners: Indices) -> None:
         order = np.lexsort((owners, hashes))
         hashes, owners = hashes[order], owners[order]
         new = np.ones(len(hashes), dtype=bool)
         new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
-        self._hashes, self._owners = hashes[new], owners[new]
-        self._bitmap = np.zeros(1 << _BITMAP_BITS, dtype=bool)
-        self._bitmap[self._slots(hashes)] = True
-
-    @staticmethod
-    def _slots(hashes: Hashes) -> Hashes:
-        return hashes >> np.uint64(64 - _BITMAP_BITS)
+        self._owners = owners[new]
+        self._hashes, starts = np.unique(hashes[new], return_index=True)
+        self._bounds = np.append(starts, len(self._owners))
+        bits = min(len(self._hashes).bit_length() + 5, 22)
+        self._shift = np.uint64(64 - bits)
+        self._bitmap = np.zeros(1 << bits, dtype=bool)
+        self._bitmap[self._hashes >> self._shift] = True
 
     def distinct(self, texts: int) -> Indices:
         """How many distinct hashes each of the `texts` has."""
         return np.bincount(self._owners, minlength=texts)
 
-    def find(self, hashes: Hashes, owners: Indices) -> Iterator[tuple[int, int]]:
-        """For each (hash, owner) whose hash is in the table, once: the owner, with each text here that holds it."""
-        places = np.flatnonzero(self._bitmap[self._slots(hashes)])
-        first = np.searchsorted(self._hashes, hashes[places], side="left")
-        last = np.searchsorted(self._hashes, hashes[places], side="right")
-        held = {
-            (owner, start): stop
-            for owner, start, stop in zip(owners[places].tolist(), first.tolist(), last.tolist(), strict=True)
-        }
-        for (owner, start), stop in held.items():
-            for text in self._owners[start:stop].tolist():
-                yield owner, text
+    def find(self, hashes: Hashes, owner: Callable[[Indices], Indices]) -> Iterator[tuple[int, int]]:
+        """For each of an owner's distinct hashes: the owner, with each text here that holds it.
+
+        `owner` gives the owners of hashes by their places.
+        """
+        likely = np.flatnonzero(self._bitmap[hashes >> self._shift])
+        places = np.searchsorted(self._hashes, hashes[likely])
+        places[places == len(self._hashes)] = 0
+        found = self._hashes[places] == hashes[likely]
+        owners = owner(likely[found]).tolist()
+        for holder, place in dict.fromkeys(zip(owners, places[found].tolist(), strict=True)):
+            for text in self._owners[self._bounds[place] : self._bounds[place + 1]].tolist():
+                yield holder, text
 
 
 class EvaluationIndex:
@@ -88,68 +94,78 @@ class EvaluationIndex:
 
     def __init__(self, texts: Sequence[str], coverage: float = 0.5) -> None:
         self._texts, self._coverage = texts, coverage
-        words, bounds = _words(texts)
-        lengths = np.diff(bounds)
+        parts = [_words(texts[start:stop]) for start, stop in batches([len(t) for t in texts], most=1024)]
+        words = np.concatenate([np.empty(0, np.uint64), *(words for words, _ in parts)])
+        lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(bounds) for _, bounds in parts)])
+        bounds = np.concatenate(([0], np.cumsum(lengths)))
         self._whole = _Table(*_whole(words, bounds))
-        self._runs = {width: _Table(*_runs(words, bounds, width)) for width in range(SHORTEST_CONTAINED, GRAM + 1)}
-        self._short = {
-            width: _Table(*_of(_runs(words, bounds, width), lengths == width))
-            for width in range(SHORTEST_CONTAINED, GRAM)
-        }
+        self._runs: dict[int, _Table] = {}
+        self._short: dict[int, _Table] = {}
+        for width in range(SHORTEST_CONTAINED, GRAM + 1):
+            runs, owners = _runs(words, bounds, width)
+            self._runs[width] = _Table(runs, owners)
+            single = lengths[owners] == width
+            self._short[width] = _Table(runs[single], owners[single])
         self._grams = self._runs[GRAM].distinct(len(texts))
         self._sketches = sketch(texts)
-        self._bands = [_sorted_band(keys) for keys in bands(self._sketches).T]
+        self._bands = [_sorted_band(keys) for keys in islice(bands(self._sketches), _BANDS)]
 
     def hits(self, texts: Sequence[str], sketches: npt.NDArray[np.uint8]) -> list[Hit]:
         """The leaked prompts among normalised `texts`, by place; of several hits the most similar, then the first."""
         if not len(self._texts):
             return []
         best: dict[int, Hit] = {}
-        for start, stop in batches([len(t) for t in texts], most=1024):
-            for hit in self._hits(texts[start:stop], sketches[start:stop]):
-                moved = hit._replace(row=hit.row + start)
-                if moved.row not in best or moved.similarity > best[moved.row].similarity:
-                    best[moved.row] = moved
+        for hit in chain(self._by_words(texts), self._near(texts, sketches)):
+            if hit.row not in best or hit.similarity > best[hit.row].similarity:
+                best[hit.row] = hit
         return [best[row] for row in sorted(best)]
 
-    def _hits(self, texts: Sequence[str], sketches: npt.NDArray[np.uint8]) -> Iterator[Hit]:
+    def _by_words(self, texts: Sequence[str]) -> Iterator[Hit]:
+        for start, stop in batches([len(t) for t in texts], most=1024):
+            for hit in self._by_words_of_few(texts[start:stop]):
+                yield hit._replace(row=hit.row + start)
+
+    def _by_words_of_few(self, texts: Sequence[str]) -> Iterator[Hit]:
         words, bounds = _words(texts)
-        lengths = np.diff(bounds)
-        for row, evaluation in self._whole.find(*_whole(words, bounds)):
+        hashes, rows = _whole(words, bounds)
+        for row, evaluation in self._whole.find(hashes, rows.__getitem__):
             yield Hit(row, evaluation, "exact", 1.0)
         for width in range(SHORTEST_CONTAINED, GRAM):
-            runs = _runs(words, bounds, width)
-            for row, evaluation in self._short[width].find(*runs):
+            runs, starts = windows(words, bounds, width)
+            for row, evaluation in self._short[width].find(runs, partial(_owner, starts)):
                 yield Hit(row, evaluation, "contained", 1.0)
-            for row, evaluation in self._runs[width].find(*_of(runs, lengths == width)):
+            single = np.flatnonzero(np.diff(bounds) == width)
+            for row, evaluation in self._runs[width].find(runs[starts[single]], single.__getitem__):
                 yield Hit(row, evaluation, "contained", 1.0)
-        grams, owners = _runs(words, bounds, GRAM)
-        shared = Counter(self._runs[GRAM].find(grams, owners))
-        first = np.searchsorted(owners, np.arange(len(texts) + 1))
+        grams, starts = windows(words, bounds, GRAM)
+        shared = Counter(self._runs[GRAM].find(grams, partial(_owner, starts)))
         for (row, evaluation), count in shared.items():
-            distinct = len(set(grams[first[row] : first[row + 1]].tolist()))
+            distinct = len(set(grams[starts[row] : starts[row + 1]].tolist()))
             covered = count / min(distinct, int(self._grams[evaluation]))
             if covered >= self._coverage:
                 yield Hit(row, evaluation, "n-grams", covered)
-        yield from self._near(texts, sketches)
 
     def _near(self, texts: Sequence[str], sketches: npt.NDArray[np.uint8]) -> Iterator[Hit]:
-        pairs = np.unique(np.concatenate(list(self._sharing(sketches))), axis=0)
-        likely = estimate(sketches[pairs[:, 0]], self._sketches[pairs[:, 1]]) >= estimate_floor(SIMILAR)
-        for row, evaluation in pairs[likely].tolist():
-            both = [texts[row], self._texts[evaluation]]
-            similarity = float(jaccard(both, np.array([0]), np.array([1]))[0])
-            if similarity >= SIMILAR:
-                yield Hit(row, evaluation, "near", similarity)
+        pairs = np.unique(np.concatenate(list(self._likely(sketches))), axis=0)
 
-    def _sharing(self, sketches: npt.NDArray[np.uint8]) -> Iterator[Indices]:
-        """Pairs (row, evaluation) that share a band."""
-        for (keys, owners, held), column in zip(self._bands, bands(sketches).T, strict=True):
+        def text(place: int) -> str:
+            return texts[place] if place < len(texts) else self._texts[place - len(texts)]
+
+        similarity = jaccard(np.add(pairs, (0, len(texts))), text)
+        for (row, evaluation), alike in zip(pairs.tolist(), similarity.tolist(), strict=True):
+            if alike >= SIMILAR:
+                yield Hit(row, evaluation, "near", alike)
+
+    def _likely(self, sketches: npt.NDArray[np.uint8]) -> Iterator[Indices]:
+        """Pairs (row, evaluation) that share a band, with an estimate that admits `SIMILAR`."""
+        for (keys, owners, held), column in zip(self._bands, bands(sketches), strict=False):
             rows = np.flatnonzero(held[column >> _BAND_SHIFT])
             first = np.searchsorted(keys, column[rows], side="left")
             counts = np.searchsorted(keys, column[rows], side="right") - first
             inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            yield np.column_stack((np.repeat(rows, counts), owners[np.repeat(first, counts) + inner]))
+            pairs = np.column_stack((np.repeat(rows, counts), owners[np.repeat(first, counts) + inner]))
+            alike = estimate(np.take(sketches, pairs[:, 0], axis=0), np.take(self._sketches, pairs[:, 1], axis=0))
+            yield pairs[alike >= estimate_floor(SIMILAR)]
 
 
 def _sorted_band(keys: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], Indices, npt.NDArray[np.bool_]]:
@@ -162,15 +178,13 @@ def _sorted_band(keys: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], 
 
 def _runs(words: Hashes, bounds: Indices, width: int) -> tuple[Hashes, Indices]:
     """The runs of `width` words of each text, and the text each belongs to."""
-    hashed, offsets = windows(words, bounds, width)
-    return hashed, np.repeat(np.arange(len(bounds) - 1), np.diff(offsets))
+    runs, starts = windows(words, bounds, width)
+    return runs, _owner(starts, np.arange(len(runs)))
 
 
-def _of(runs: tuple[Hashes, Indices], wanted: npt.NDArray[np.bool_]) -> tuple[Hashes, Indices]:
-    """Only the runs whose text is wanted."""
-    hashed, owners = runs
-    kept = wanted[owners]
-    return hashed[kept], owners[kept]
+def _owner(starts: Indices, places: Indices) -> Indices:
+    """The texts that the runs at these places belong to."""
+    return np.searchsorted(starts, places, side="right") - 1
 
 
 def _whole(words: Hashes, bounds: Indices) -> tuple[Hashes, Indices]:
@@ -184,15 +198,22 @@ def _whole(words: Hashes, bounds: Indices) -> tuple[Hashes, Indices]:
 def _words(texts: Sequence[str]) -> tuple[Hashes, Indices]:
     """A 64-bit hash of each word of each text, and the texts' bounds in it."""
     flat, offsets = code_points([f"{t} " for t in texts])
-    inside = _alphanumeric()[np.minimum(flat, np.uint64(0xFFFF)).astype(np.int64)]
+    inside = np.take(_alphanumeric(), flat.astype(np.int64), mode="clip")
     starts = np.flatnonzero(inside & ~np.concatenate(([False], inside[:-1])))
     bounds = np.searchsorted(starts, offsets)
     if not len(starts):
         return flat[:0], bounds
-    spans = np.diff(np.concatenate((starts, [len(flat)])))
-    place = np.arange(starts[0], len(flat)) - np.repeat(starts, spans)
-    weights = (_mix(np.arange(1, _LONGEST_WORD + 1, dtype=np.uint64)) | np.uint64(1))[np.minimum(place, _LONGEST_WORD - 1)]
-    return _mix(np.add.reduceat(flat[starts[0] :] * weights * inside[starts[0] :], starts - starts[0])), bounds
+    powers, inverses = _powers(len(flat).bit_length())
+    sums = np.add.reduceat(flat * powers[: len(flat)] * inside, starts)
+    return _mix(sums * inverses[starts]), bounds
+
+
+@cache
+def _powers(bits: int) -> tuple[Hashes, Hashes]:
+    """The first ``2**bits`` powers of an odd number and of its inverse modulo 2^64."""
+    inverse = pow(_ODD, -1, 1 << 64)
+    first, second = (np.full(1 << bits, factor, dtype=np.uint64) for factor in (_ODD, inverse))
+    return np.cumprod(first, dtype=np.uint64), np.cumprod(second, dtype=np.uint64)
 
 
 def _mix(values: Hashes) -> Hashes:
@@ -205,5 +226,5 @@ def _mix(values: Hashes) -> Hashes:
 
 @cache
 def _alphanumeric() -> npt.NDArray[np.bool_]:
-    """For each code point up to U+FFFF whether it belongs to a word; what lies above counts as U+FFFF, as none."""
-    return np.array([chr(point).isalnum() for point in range(0x10000)])
+    """For each code point up to `_LAST_LETTER` whether it belongs to a word."""
+    return np.array([chr(point).isalnum() for point in range(_LAST_LETTER + 1)])

@@ -12,15 +12,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.clean.sketch import bands, batches, estimate, estimate_floor, jaccard
+from pipeline.clean.sketch import bands, estimate, estimate_floor, jaccard
 
 LISTED = 0.6
 """Pairs at least this similar are found and reported, dropped or not."""
 
-_CHUNK = 1 << 16
-_MEASURED = 1024
-_CROWD = 512
-"""In a band shared by more rows than this, a row is compared with this many neighbours in sketch order only."""
+_CROWD = 32
+"""In a band shared by more rows than this, as texts from one template share many, a row is compared only with this many
+rows next to it, and measured only where the estimate is near `threshold`. Twins share rarer bands as well."""
+_CROWD_DEVIATIONS = 1.5
+
+_CHUNK = 4096
+_WAITING = 8192
+_LOW = np.uint64(0xFFFFFFFF)
 
 Indices = npt.NDArray[np.int64]
 
@@ -28,8 +32,8 @@ Indices = npt.NDArray[np.int64]
 class Duplicate(NamedTuple):
     """A row to drop: its place, the place of its twin, and their exact Jaccard similarity.
 
-    The twin is the cluster's keeper where the two are similar enough themselves, else the most similar row of the
-    cluster, which led to the keeper.
+    The twin is the cluster's keeper where the two are similar enough themselves, else the most similar row that it was
+    compared with, through which the two are joined.
     """
 
     row: int
@@ -60,9 +64,10 @@ def near_duplicates(
         threshold: exact Jaccard similarity from which two rows are duplicates, 0.5 to 1.
 
     Returns:
-        The rows to drop, by place; and the pairs between `LISTED` and `threshold` that are in no common cluster.
+        The rows to drop, by place; and the pairs between `LISTED` and `threshold` that are in no common cluster (of
+        many texts from one template only the closest).
     """
-    pairs = sorted(similar_pairs(sketches, text, min(LISTED, threshold), merge_at=threshold))
+    pairs = sorted(similar_pairs(sketches, text, min(LISTED, threshold), threshold))
     merged = [p for p in pairs if p.similarity >= threshold]
     root = _roots(len(sketches), merged)
     close = [p for p in pairs if p.similarity < threshold and root[p.left] != root[p.right]]
@@ -82,7 +87,8 @@ def near_duplicates(
         keeper = min(rows, key=lambda row: (sources[row], row))
         twins += [(row, keeper) for row in rows if row != keeper]
     dropped = []
-    for row, keeper, similarity in _measure(np.array(twins, dtype=np.int64).reshape(-1, 2), text):
+    similarities = jaccard(np.array(twins, dtype=np.int64).reshape(-1, 2), text).tolist()
+    for (row, keeper), similarity in zip(twins, similarities, strict=True):
         if similarity >= threshold:
             dropped.append(Duplicate(row, keeper, similarity))
         else:
@@ -92,77 +98,72 @@ def near_duplicates(
 
 
 def similar_pairs(
-    sketches: npt.NDArray[np.uint8], text: Callable[[int], str], floor: float, *, merge_at: float = 2.0
+    sketches: npt.NDArray[np.uint8], text: Callable[[int], str], floor: float, threshold: float
 ) -> Iterator[Pair]:
-    """Every pair of rows whose exact Jaccard similarity is at least `floor`, each once, as far as the bands show it.
+    """The pairs of rows whose exact Jaccard similarity is at least `floor`, each once, as far as the bands show them.
 
-    Rows already joined through pairs of at least `merge_at` are not compared again.
+    Rows already joined through pairs of at least `threshold` are not compared again.
     """
     parent = np.arange(len(sketches), dtype=np.int64)
-    least = estimate_floor(floor)
-    seen = np.empty((0, 2), dtype=np.int64)
-    for keys in bands(sketches).T:
-        found = [seen[:0]]
-        for left, right in _sharing(keys, sketches):
-            apart = parent[left] != parent[right]
-            pairs = np.column_stack((left[apart], right[apart]))
-            found.append(pairs[estimate(sketches[pairs[:, 0]], sketches[pairs[:, 1]]) >= least])
-        new = _unseen(np.concatenate(found), seen)
-        seen = np.concatenate((seen, new))
-        for pair in _measure(new, text):
-            if pair.similarity >= floor:
+    least = np.array([estimate_floor(floor), estimate_floor(threshold, _CROWD_DEVIATIONS)])
+    seen = np.empty(0, dtype=np.int64)
+    for keys in bands(sketches):
+        for pairs in _gathered(_likely(_sharing(keys), sketches, least, parent)):
+            known = pairs[:, 0] << 32 | pairs[:, 1]
+            new = np.searchsorted(seen, known, "left") == np.searchsorted(seen, known, "right")
+            seen = np.sort(np.concatenate((seen, known[new])))
+            similarity = jaccard(pairs[new], text)
+            enough = similarity >= floor
+            for pair in map(Pair, *pairs[new][enough].T.tolist(), similarity[enough].tolist()):
                 yield pair
-            if pair.similarity >= merge_at:
-                _join(parent, pair.left, pair.right)
-        _flatten(parent)
+                if pair.similarity >= threshold:
+                    _join(parent, pair.left, pair.right)
+            _flatten(parent)
 
 
-def _unseen(pairs: Indices, seen: Indices) -> Indices:
-    keys, known = (p[:, 0] << 32 | p[:, 1] for p in (pairs, seen))
-    new = np.setdiff1d(keys, known)
-    return np.column_stack((new >> 32, new & 0xFFFFFFFF))
+def _gathered(chunks: Iterator[Indices]) -> Iterator[Indices]:
+    """The same pairs in fewer chunks."""
+    waiting: list[Indices] = []
+    for pairs in chunks:
+        waiting.append(pairs)
+        if sum(map(len, waiting)) >= _WAITING:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
-def _measure(pairs: Indices, text: Callable[[int], str]) -> Iterator[Pair]:
-    for start in range(0, len(pairs), _MEASURED):
-        rows = pairs[start : start + _MEASURED]
-        known = {row: text(row) for row in np.unique(rows).tolist()}
-        lengths = [len(known[left]) + len(known[right]) for left, right in rows.tolist()]
-        for first, stop in batches(lengths, most=_MEASURED):
-            chunk = rows[first:stop]
-            distinct, places = np.unique(chunk, return_inverse=True)
-            left, right = places.reshape(chunk.shape).T
-            similarity = jaccard([known[row] for row in distinct.tolist()], left, right)
-            yield from map(Pair, *chunk.T.tolist(), similarity.tolist())
+def _likely(
+    sharing: Iterator[tuple[Indices, Indices, npt.NDArray[np.int8]]],
+    sketches: npt.NDArray[np.uint8],
+    least: npt.NDArray[np.float64],
+    parent: Indices,
+) -> Iterator[Indices]:
+    """Of the pairs that share a band those that are not joined yet, with an estimate of at least ``least[crowded]``."""
+    for left, right, crowded in sharing:
+        apart = np.flatnonzero(parent[left] != parent[right])
+        alike = estimate(*(np.take(sketches, rows[apart], axis=0) for rows in (left, right)))
+        some = apart[alike >= least[crowded[apart]]]
+        yield np.column_stack((left[some], right[some]))
 
 
-def _sharing(keys: npt.NDArray[np.uint32], sketches: npt.NDArray[np.uint8]) -> Iterator[tuple[Indices, Indices]]:
-    """Pairs of rows with equal keys, in chunks, smaller row first."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
+def _sharing(keys: npt.NDArray[np.uint32]) -> Iterator[tuple[Indices, Indices, npt.NDArray[np.int8]]]:
+    """Pairs of rows with equal keys, smaller row first, in chunks, and whether each is of a crowd (1) or not (0)."""
+    ordered = np.sort(keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint64))
+    order = (ordered & _LOW).astype(np.int64)
+    ordered >>= np.uint64(32)
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     sizes = np.diff(np.concatenate((starts, [len(keys)])))
+    starts, sizes = starts[sizes > 1], sizes[sizes > 1]
     crowded = sizes > _CROWD
-    for start, size in zip(starts[crowded].tolist(), sizes[crowded].tolist(), strict=True):
-        rows = order[start : start + size]
-        rows = rows[np.lexsort(sketches[rows].T[::-1])]
-        for shift in range(1, _CROWD + 1):
-            yield np.minimum(rows[:-shift], rows[shift:]), np.maximum(rows[:-shift], rows[shift:])
-    plain = (sizes > 1) & ~crowded
-    starts, sizes = starts[plain], sizes[plain]
-    shift = 1
-    while len(starts):
-        for first in range(0, len(starts), 2048):
-            firsts, reach = starts[first : first + 2048], sizes[first : first + 2048] - shift
-            total = int(reach.sum())
-            inner = np.arange(total) - np.repeat(np.cumsum(reach) - reach, reach)
-            at = np.repeat(firsts, reach) + inner
-            left, right = order[at], order[at + shift]
-            for chunk in range(0, total, _CHUNK):
-                yield left[chunk : chunk + _CHUNK], right[chunk : chunk + _CHUNK]
-        shift += 1
+    for shift in range(1, min(_CROWD, sizes.max(initial=0) - 1) + 1):
         more = sizes > shift
-        starts, sizes = starts[more], sizes[more]
+        reach = sizes[more] - shift
+        left = np.repeat(starts[more] - np.cumsum(reach) + reach, reach) + np.arange(reach.sum())
+        of_crowd = np.repeat(crowded[more].astype(np.int8), reach)
+        for chunk in range(0, len(left), _CHUNK):
+            at = left[chunk : chunk + _CHUNK]
+            yield order[at], order[at + shift], of_crowd[chunk : chunk + _CHUNK]
 
 
 def _find(parent: Indices, row: int) -> int:

@@ -12,12 +12,14 @@ from pipeline.recipe.models import (
     GroundTruth,
     JudgeConfig,
     Judges,
+    OpenAIConfig,
     Part,
     Prefill,
     Publish,
     Recipe,
     SamplerConfig,
     Source,
+    TemplateConfig,
 )
 from pipeline.recipe.reading import LoadedRecipe, load, parse
 
@@ -29,12 +31,14 @@ __all__ = [
     "JudgeConfig",
     "Judges",
     "LoadedRecipe",
+    "OpenAIConfig",
     "Part",
     "Prefill",
     "Publish",
     "Recipe",
     "SamplerConfig",
     "Source",
+    "TemplateConfig",
     "load",
     "parse",
 ]

@@ -93,20 +93,26 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
 
 
 def _mistake(error: ErrorDetails) -> Mistake:
-    path = tuple(part for part in error["loc"] if part != "[key]")
+    place = tuple(part for part in error["loc"] if part != "[key]")
+    path = tuple(part for depth, part in enumerate(place) if not _is_tag(place[:depth], part))
     kind, value = error["type"], error["input"]
     match kind:
         case "extra_forbidden":
-            names = _names_at(path[:-1])
+            names = _names_at(place[:-1])
             message = f"unknown key{_nearest(str(path[-1]), names)}; allowed: {', '.join(names)}"
         case "literal_error" if error["loc"][-1:] == ("[key]",):
             message = f"unknown key{_nearest(str(value), DOMAINS)}; allowed: {', '.join(DOMAINS)}"
         case "literal_error":
-            names = [str(v) for v in _literals_at(path)]
+            names = [str(v) for v in _literals_at(place)]
             message = f"{shown(value)} is not allowed{_nearest(str(value), names)}; {_or(names)}"
+        case "union_tag_invalid":
+            path, names = (*path, "engine"), list(_tagged(_models_at(place)))
+            message = f"{shown(error['ctx']['tag'])} is not allowed{_nearest(error['ctx']['tag'], names)}; {_or(names)}"
+        case "union_tag_not_found":
+            path, message = (*path, "engine"), f"is missing; {_or(list(_tagged(_models_at(place))))}"
         case "missing":
             message = "is missing"
-        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty":
+        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url":
             message = error["msg"]
         case "string_pattern_mismatch":
             message = f"{shown(value)} is no name: letters, digits, '.', '_' and '-', at most 96"
@@ -117,16 +123,31 @@ def _mistake(error: ErrorDetails) -> Mistake:
 
 
 def _models_at(path: Sequence[str | int]) -> Any:
-    """The type that the recipe's models put at `path`."""
+    """The type that the recipe's models put at `path`, which may hold the tags of unions."""
     kind: Any = Recipe
     for step in path:
         inner = _inner_types(kind)
         model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), None)
-        if model is not None and isinstance(step, str) and step in model.model_fields:
+        tagged = _tagged(kind)
+        if step in tagged:
+            kind = tagged[str(step)]
+        elif model is not None and isinstance(step, str) and step in model.model_fields:
             kind = model.model_fields[step].annotation
         else:
             kind = next((get_args(t)[-1 if _is_mapping(t) else 0] for t in inner if get_args(t)), None)
     return kind
+
+
+def _is_tag(path: Sequence[str | int], step: str | int) -> bool:
+    return step in _tagged(_models_at(path))
+
+
+def _tagged(kind: Any) -> dict[str, Any]:
+    """The models of a union by the engine that tells them apart; empty where `kind` is no such union."""
+    models = [t for t in _inner_types(kind) if isinstance(t, type) and issubclass(t, BaseModel)]
+    if len(models) < 2:
+        return {}
+    return {str(get_args(model.model_fields["engine"].annotation)[0]): model for model in models}
 
 
 def _is_mapping(kind: Any) -> bool:

@@ -39,6 +39,13 @@ def _in_order(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return tuple(sorted(set(value))) if value else value
 
 
+def _urls(value: tuple[str, ...]) -> tuple[str, ...]:
+    for url in value:
+        if not re.match(r"https?://[^/\s]+", url):
+            raise PydanticCustomError("url", "{url} is no address of a server: http://host:port/v1", {"url": repr(url)})
+    return value
+
+
 def _field(value: Any) -> Any:
     return {"field": value} if isinstance(value, str) else value
 
@@ -136,10 +143,42 @@ class Clean(_Model):
     decontaminate: Decontaminate = Decontaminate()
 
 
-class SamplerConfig(_Model):
-    """What writes prefills."""
+class TemplateConfig(_Model):
+    """The embedded sampler: a grammar, no model."""
 
     engine: Literal["template"]
+
+
+class OpenAIConfig(_Model):
+    """A model behind one or several OpenAI-compatible servers."""
+
+    engine: Literal["openai"]
+    base_url: Annotated[tuple[str, ...], BeforeValidator(_some), BeforeValidator(_listed), AfterValidator(_urls)] = (
+        Field(strict=False)
+    )
+    """One server's address, or several that share the load. It may change without a request being paid again."""
+    model: str
+    revision: str | None = None
+    identity: str | None = None
+    """What tells two servers apart that serve different models under one name; part of every request's key."""
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Most tokens of an answer; twice the words of a prefill and 64 unless given."""
+    system: str | None = None
+    """A template of ``prompts/`` for the system's turn."""
+    user: str | None = None
+    """A template of ``prompts/`` around the prompt."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request (``top_k``, ``chat_template_kwargs``)."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
+    in_flight: Annotated[int, Field(ge=1)] = 256
+    """Most requests in flight at one server."""
+
+
+SamplerConfig = Annotated[TemplateConfig | OpenAIConfig, Field(discriminator="engine")]
+"""What writes prefills."""
 
 
 class JudgeConfig(_Model):

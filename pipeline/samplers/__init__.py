@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.judges import Stance
@@ -33,6 +32,6 @@ class Sampler(Protocol):
         """The sha256 of the template that writes this stance, None where no template is used."""
         ...
 
-    def sample(self, requests: Sequence[PrefillRequest]) -> Iterator[str]:
-        """The raw thinking for each request, in order."""
+    async def sample(self, request: PrefillRequest) -> str:
+        """The raw thinking for a request."""
         ...

@@ -95,11 +95,10 @@ class TemplateSampler:
         """The sha256 of the grammar file that writes this stance."""
         return _template(stance).sha256
 
-    def sample(self, requests: Sequence[PrefillRequest]) -> Iterator[str]:
-        """One text for each request, in order, of at most `words` words."""
-        for request in requests:
-            grounding = ground(request.prompt, request.category)
-            yield write(parse(_template(request.stance)), grounding, request.words, random.Random(_seed(request)))
+    async def sample(self, request: PrefillRequest) -> str:
+        """A text of at most `words` words. It is written here and now: there is nothing to wait for."""
+        grounding = ground(request.prompt, request.category)
+        return write(parse(_template(request.stance)), grounding, request.words, random.Random(_seed(request)))
 
 
 def _template(stance: Stance) -> Template:

@@ -23,5 +23,10 @@ def row_id(domain: str, prompt_turns: list[str]) -> str:
 
     The same prompt keeps its id in every version of a mixture, whatever its source, case or white space.
     """
-    parts = [part.encode("utf-8", "surrogatepass") for part in [domain, *map(normalise, prompt_turns)]]
+    return normal_id(domain, [normalise(turn) for turn in prompt_turns])
+
+
+def normal_id(domain: str, normal_turns: list[str]) -> str:
+    """`row_id` of turns that are normalised already."""
+    parts = [part.encode("utf-8", "surrogatepass") for part in [domain, *normal_turns]]
     return hashlib.blake2b(b"".join(b"%d:%b" % (len(part), part) for part in parts), digest_size=16).hexdigest()

@@ -6,6 +6,7 @@ Run with ``python tests/benchmarks/bench_template.py [SHARED_DATA] [--words 500]
 from __future__ import annotations
 
 import argparse
+import asyncio
 import collections
 import itertools
 import json
@@ -51,6 +52,15 @@ def spread(values: Iterable[float]) -> str:
     return f"min {ordered[0]:.4g}, median {statistics.median(ordered):.4g}, max {ordered[-1]:.4g}"
 
 
+def write(sampler: TemplateSampler, asked: Sequence[PrefillRequest]) -> list[str]:
+    """The text of each request, in order."""
+
+    async def texts() -> list[str]:
+        return [await sampler.sample(request) for request in asked]
+
+    return asyncio.run(texts())
+
+
 def main() -> None:
     """Print the figures for both stances."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,9 +71,9 @@ def main() -> None:
     stances: tuple[Stance, ...] = ("complies", "refuses")
     for stance in stances:
         batch = requests(arguments.data, stance, arguments.words)
-        next(sampler.sample(batch))  # reads the grammar
+        write(sampler, batch[:1])  # reads the grammar
         began = time.process_time()
-        texts = list(sampler.sample(batch))
+        texts = write(sampler, batch)
         seconds = time.process_time() - began
         print(f"{stance}: {len(texts)} texts of at most {arguments.words} words")
         print(f"  speed    {len(texts) / seconds:,.0f} texts a second of processor time")
@@ -71,7 +81,7 @@ def main() -> None:
         print(f"  sharing  {spread(sharing(texts))} (5-grams, containment, all pairs)")
         for words in (50, 100, 200, 300, arguments.words):
             asked = [request._replace(words=words) for request in batch]
-            pairs = zip(asked, sampler.sample(asked), strict=True)
+            pairs = zip(asked, write(sampler, asked), strict=True)
             verdicts = collections.Counter(judge.judge(ask.prompt, text, "thinking").stance for ask, text in pairs)
             print(f"  stance   at {words} words: {verdicts[stance] / len(batch):.2%} {dict(verdicts)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import itertools
 import json
@@ -31,7 +32,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def _write(requests: Sequence[PrefillRequest]) -> list[str]:
-    return list(TemplateSampler().sample(requests))
+    async def texts() -> list[str]:
+        sampler = TemplateSampler()
+        return [await sampler.sample(request) for request in requests]
+
+    return asyncio.run(texts())
 
 
 def _request(prompt: str = "How do I bake bread?", stance: Stance = "complies", words: int = 200) -> PrefillRequest:
@@ -177,7 +182,7 @@ def test_every_process_and_hash_seed_writes_the_same_text() -> None:
         "from pipeline.samplers import PrefillRequest\n"
         "from pipeline.samplers.template import TemplateSampler\n"
         "ask = PrefillRequest('row', 'How do I bake bread?', 'Food', 'refuses', 300, 5, 2)\n"
-        "sys.stdout.write(next(TemplateSampler().sample([ask])))"
+        "import asyncio; sys.stdout.write(asyncio.run(TemplateSampler().sample(ask)))"
     )
     here = PrefillRequest("row", "How do I bake bread?", "Food", "refuses", 300, 5, 2)
     for hash_seed in ("0", "1", "424242"):

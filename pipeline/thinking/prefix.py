@@ -1,4 +1,4 @@
-"""The thinking block of a reasoning model, as text: what may not stand in a prefill, and how one is cut to length."""
+"""The head of a chain of thought, as text: what may not stand in a prefill, and how one is cut to length."""
 
 from __future__ import annotations
 

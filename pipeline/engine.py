@@ -1,0 +1,304 @@
+"""The one async loop that every request to a model goes through.
+
+A request is looked up in the ledger; if it has no answer it waits for a slot of a server, is sent, retried where that
+can help, and its answer is written. Slots are refilled one by one, so a slow answer holds up nothing but itself. How
+many there are is found out: a server's limit grows while answers come back clean and shrinks when it says that it is
+too much (AIMD, Chiu and Jain 1989). Waiting, for a slot or for another try, happens outside the slots and counts
+against no deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.errors import RecapError
+from pipeline.ledger import Entry, Ledger, request_key
+
+REFUSED = "refused"
+"""The finish of an entry whose request the server won't answer; its answer is the server's reason."""
+
+
+class EngineError(RecapError):
+    """No server could be made to answer."""
+
+
+class Refused(RecapError):
+    """The server will not answer this request, now or later; others may still be answered."""
+
+
+class Reply(NamedTuple):
+    """What a server answered: the raw text, why it ended, and the tokens that it counted."""
+
+    answer: str
+    finish: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Retry(Exception):
+    """An answer that may be better the next time.
+
+    ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for.
+    """
+
+    def __init__(self, why: str, *, busy: bool = False, after: float | None = None) -> None:
+        super().__init__(why)
+        self.busy, self.after = busy, after
+
+
+class Limits(NamedTuple):
+    """How a server is treated.
+
+    ``start`` and ``most`` are requests in flight at first and at most; ``deadline`` the seconds that one request may
+    take once it is sent; ``tries`` how often it is sent; ``pause`` and ``longest_pause`` the seconds between two tries
+    at first and at most; ``patience`` the seconds after which servers that answer nothing are given up.
+    """
+
+    start: int = 32
+    most: int = 256
+    deadline: float = 600.0
+    tries: int = 8
+    pause: float = 0.5
+    longest_pause: float = 60.0
+    patience: float = 300.0
+
+
+class _Server:
+    """One server's slots, and what is known of how it does."""
+
+    GROWTH, CUT = 0.05, 0.8
+    BREAKS = 8
+    """Failures in a row after which a server is left alone: for a moment, then longer each time it fails on."""
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        self.url, self._limits = url, limits
+        self.limit, self.in_flight = float(min(limits.start, limits.most)), 0
+        self.resting_until = self._cut_at = self._broke_at = 0.0
+        self._failures = self._breaks = 0
+        self._latency = 0.0
+
+    def free(self, now: float) -> bool:
+        return self.in_flight < int(self.limit) and now >= self.resting_until
+
+    def wait(self) -> float:
+        """How long a request sent now would take, in relation to other servers."""
+        return (self.in_flight + 1) / self.limit * (self._latency or 1e-3)
+
+    def succeeded(self, latency: float) -> None:
+        self._failures = self._breaks = 0
+        self._latency = latency if not self._latency else 0.9 * self._latency + 0.1 * latency
+        if self.in_flight >= int(self.limit) - 1:
+            self.limit = min(self.limit + self.GROWTH * max(1.0, 20 / self.limit), float(self._limits.most))
+
+    def failed(self, sent: float, retry: Retry) -> None:
+        now = time.monotonic()
+        if retry.busy:
+            if sent >= self._cut_at:
+                self.limit, self._cut_at = max(self.limit * self.CUT, 1.0), now
+            if retry.after is not None:
+                self.resting_until = max(self.resting_until, now + retry.after)
+            return
+        if sent < self._broke_at:
+            return
+        self._failures += 1
+        if self._failures >= self.BREAKS:
+            pause = min(self._limits.pause * 2**self._breaks, self._limits.longest_pause)
+            self.resting_until, self._broke_at = now + pause, now
+            self._failures, self._breaks = 0, self._breaks + 1
+
+
+class Servers:
+    """Servers that share a load, each with slots of its own.
+
+    A slot is given in the order of asking, on the server that is likely to answer soonest: a slow one among fast ones
+    gets few requests, one that asked to be left alone none for that time.
+    """
+
+    def __init__(self, urls: Sequence[str], limits: Limits) -> None:
+        self._servers = [_Server(url, limits) for url in urls]
+        self._queue: deque[asyncio.Future[_Server]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def acquire(self) -> _Server:
+        """Wait for a slot."""
+        turn: asyncio.Future[_Server] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._hand_out()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(turn.result())
+            raise
+
+    def release(self, server: _Server) -> None:
+        """Give a slot back."""
+        server.in_flight -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        now = time.monotonic()
+        while self._queue:
+            free = [server for server in self._servers if server.free(now)]
+            if not free:
+                break
+            turn = self._queue.popleft()
+            if not turn.done():
+                server = min(free, key=_Server.wait)
+                server.in_flight += 1
+                turn.set_result(server)
+        resting = [server.resting_until for server in self._servers if server.resting_until > now]
+        if self._queue and resting and self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(min(resting) - now + 1e-3, self._wake)
+
+    def _wake(self) -> None:
+        self._alarm = None
+        self._hand_out()
+
+
+class Budget:
+    """How many requests may still be sent, by all engines together; None for any number."""
+
+    def __init__(self, requests: int | None = None) -> None:
+        self._requests = requests
+        self.spent = 0
+
+    def spend(self) -> None:
+        """Take one request from it. Raises EngineError where there is none left."""
+        if self._requests is not None and self.spent >= self._requests:
+            raise EngineError(
+                "The requests allowed by --max-requests were sent. "
+                "Every answer is in the ledger: run the same command again to go on."
+            )
+        self.spent += 1
+
+
+class Engine:
+    """Asks servers, through the ledger, as many at a time as they take.
+
+    Args:
+        ledger: where answers are looked up and written.
+        urls: the base URLs that share the load.
+        limits: how servers are treated.
+        budget: what each request that is sent is taken from.
+
+    ``sent`` and ``found`` count the requests sent and those whose answer was in the ledger.
+    """
+
+    def __init__(
+        self, ledger: Ledger, urls: Sequence[str], limits: Limits | None = None, budget: Budget | None = None
+    ) -> None:
+        self._ledger = ledger
+        self._limits = limits or Limits()
+        self._servers = Servers(urls, self._limits)
+        self._budget = budget or Budget()
+        self._asked: dict[bytes, asyncio.Task[Entry]] = {}
+        self._answered: list[tuple[bytes, Entry]] = []
+        self._last_success = time.monotonic()
+        self._stopped = False
+        self.sent = self.found = 0
+
+    async def ask(
+        self,
+        request: Mapping[str, Any],
+        send: Callable[[str], Awaitable[Reply]],
+        *,
+        asker: str,
+        model: str | None = None,
+        attempt: int = 0,
+    ) -> Entry:
+        """The answer to a request: from the ledger, or from a server.
+
+        Args:
+            request: all that can change the answer (`pipeline.ledger.request_key`).
+            send: sends it to the server at a base URL; raises `Retry` where another try may help, `Refused` where not.
+            asker: the sampler or judge that asks, for the ledger's accounts.
+            model: the model asked, for the same.
+            attempt: which try at a prefill this is.
+
+        Raises:
+            Refused: the server won't answer this request; that is in the ledger as well.
+            EngineError: no server could be made to answer, the budget is used up, or the engine was stopped.
+        """
+        key = request_key(request)
+        entry = self._ledger.get(key)
+        if entry is not None:
+            self.found += 1
+        else:
+            if key not in self._asked:
+                blank = Entry(asker, model, request, "", attempt=attempt)
+                self._asked[key] = asyncio.ensure_future(self._answer(key, blank, send))
+            entry = await asyncio.shield(self._asked[key])
+        if entry.finish == REFUSED:
+            raise Refused(entry.answer)
+        return entry
+
+    def stop(self) -> None:
+        """Send nothing more. Requests in flight are still answered and written."""
+        self._stopped = True
+
+    async def settle(self) -> None:
+        """Wait for the requests in flight, and write what they brought."""
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        self._write()
+
+    async def _answer(self, key: bytes, blank: Entry, send: Callable[[str], Awaitable[Reply]]) -> Entry:
+        latency = None
+        try:
+            reply, latency = await self._send(send)
+        except Refused as refused:
+            reply = Reply(str(refused), REFUSED)
+        except BaseException:
+            del self._asked[key]
+            raise
+        entry = blank._replace(**reply._asdict(), latency=latency, time=time.time())
+        self._answered.append((key, entry))
+        if len(self._answered) == 1:
+            asyncio.get_running_loop().call_soon(self._write)
+        return entry
+
+    async def _send(self, send: Callable[[str], Awaitable[Reply]]) -> tuple[Reply, float]:
+        failures = busy = 0
+        while True:
+            server = await self._servers.acquire()
+            sent = time.monotonic()
+            try:
+                self._spend()
+                async with asyncio.timeout(self._limits.deadline):
+                    reply = await send(server.url)
+            except (Retry, TimeoutError) as error:
+                retry = error if isinstance(error, Retry) else Retry(f"no answer in {self._limits.deadline:g} s")
+                server.failed(sent, retry)
+            else:
+                self._last_success = time.monotonic()
+                server.succeeded(self._last_success - sent)
+                return reply, self._last_success - sent
+            finally:
+                self._servers.release(server)
+            failures, busy = failures + (not retry.busy), busy + retry.busy
+            out_of_patience = time.monotonic() - self._last_success > self._limits.patience
+            if failures >= self._limits.tries or out_of_patience:
+                raise EngineError(
+                    f"{server.url} gave no answer that can be used in {failures + busy} tries; the last time: {retry}. "
+                    "Every answer so far is in the ledger: run the same command again to go on."
+                )
+            longest = min(self._limits.pause * 2 ** (failures + busy), self._limits.longest_pause)
+            await asyncio.sleep(random.uniform(0, longest))
+
+    def _spend(self) -> None:
+        if self._stopped:
+            raise EngineError("Stopped. Every answer so far is in the ledger: run the same command again to go on.")
+        self._budget.spend()
+        self.sent += 1
+
+    def _write(self) -> None:
+        answered, self._answered = self._answered, []
+        if answered:
+            self._ledger.put(answered)
+        for key, _ in answered:
+            del self._asked[key]

@@ -1,0 +1,27 @@
+"""The thinking block of a reasoning model: what may stand in it, and how it is read and written.
+
+``prefix`` knows what may not stand in a prefill and cuts one to length; ``parsing`` splits what a model wrote into
+thinking and answer; ``rendering`` writes a prompt that a model continues inside its thinking. Nothing here imports
+`transformers`: a tokenizer is handed in.
+"""
+
+from __future__ import annotations
+
+from pipeline.thinking.parsing import Reading, Tags, head, read_output
+from pipeline.thinking.prefix import Prefix, control_token, cut_prefix, sentence_ends
+from pipeline.thinking.rendering import Renderer, Rendering, RenderingError, renderer_for
+
+__all__ = [
+    "Prefix",
+    "Reading",
+    "Renderer",
+    "Rendering",
+    "RenderingError",
+    "Tags",
+    "control_token",
+    "cut_prefix",
+    "head",
+    "read_output",
+    "renderer_for",
+    "sentence_ends",
+]

@@ -1,0 +1,133 @@
+"""Whole builds whose prefills come from a server over HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.servers.endpoint import Endpoint, endpoint
+
+RECIPE = """
+name: served
+sources:
+  harmful: [{bundled: demo}]
+  benign: [{bundled: demo}]
+samplers:
+  unaligned: {engine: openai, base_url: "URL", model: toy-comply, max_tokens: 2000}
+  overcautious: {engine: openai, base_url: ["URL", "URL"], model: toy-refuse, max_tokens: 2000}
+mixture:
+  harmful: {rows: 50, prefill: {sampler: unaligned, words: 100, min_words: 40}}
+  benign: {rows: 50, prefill: {sampler: overcautious, words: 100, min_words: 40}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Endpoint]:
+    with endpoint(latency=0.005, retry_after=0.02) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _reset(server: Endpoint) -> None:
+    server.reset()
+
+
+def build(server: Endpoint, folder: Path, *options: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "served.yaml").write_text(RECIPE.replace("URL", server.base_url))
+    command = [sys.executable, "-m", "pipeline.cli", "build", "served.yaml", "--json", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout or "{}"), done.stderr
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(folder / "out" / "served" / "data").to_pylist())
+
+
+def test_prefills_come_from_the_models_and_say_so(server: Endpoint, tmp_path: Path) -> None:
+    build(server, tmp_path)
+    prefilled = [row for row in rows(tmp_path) if row["prefill"]]
+    assert Counter(row["domain"] for row in prefilled) == {"harmful": 25, "benign": 25}
+    for row in prefilled:
+        model, stance = {"harmful": ("toy-comply", "complies"), "benign": ("toy-refuse", "refuses")}[row["domain"]]
+        assert (row["sampling"]["engine"], row["sampling"]["model"]) == ("openai", model)
+        assert json.loads(row["sampling"]["parameters"]) == {"max_tokens": 2000, "temperature": 0.6, "top_p": 0.95}
+        assert row["verdict"]["stance"] == stance
+        assert 40 <= len(row["prefill"].split()) <= 100
+    assert (tmp_path / "out" / "ledger.sqlite").exists()
+    assert len(server.answered()) == 50
+
+
+def test_what_is_rejected_is_sampled_again_and_given_up_in_the_end(server: Endpoint, tmp_path: Path) -> None:
+    server.set(wrong_share=0.5)
+    told, _ = build(server, tmp_path, "--set", "mixture.harmful.prefill.attempts=2")
+    sampled = {row["domain"]: row for row in told["funnel"] if row["step"] == "sample"}
+    assert sampled["harmful"]["dropped"]["prefill is not counter-aligned"] > 0
+    assert Counter(row["domain"] for row in rows(tmp_path) if row["prefill"]) == {"harmful": 25, "benign": 25}
+    attempts = Counter(row["sampling"]["attempt"] for row in rows(tmp_path) if row["prefill"])
+    assert attempts[0] > 0
+    assert attempts[1] > 0
+    assert set(server.answered().values()) == {1}
+
+
+def test_a_rebuild_asks_for_nothing_and_ends_in_the_same_bytes(server: Endpoint, tmp_path: Path) -> None:
+    first, _ = build(server, tmp_path)
+    asked = len(server.log())
+    server.set(api_key="now it would refuse")
+    again, _ = build(server, tmp_path, "--out", "out/again")
+    assert len(server.log()) == asked
+    assert again["content_hash"] == first["content_hash"]
+    for name in ("data/mixture-00000-of-00001.parquet", "manifest.json", "README.md"):
+        assert (tmp_path / "out/served" / name).read_bytes() == (tmp_path / "out/again" / name).read_bytes()
+
+
+def test_a_build_on_a_failing_server_ends_in_the_same_rows(server: Endpoint, tmp_path: Path) -> None:
+    calm, _ = build(server, tmp_path / "calm")
+    server.reset()
+    server.set(faults="429-bare, 500, reset, truncated, html-200, no-choices", fault_share=0.3, fault_times=1)
+    rough, _ = build(server, tmp_path / "rough")
+    assert rough["content_hash"] == calm["content_hash"]
+    assert set(server.answered().values()) == {1}
+
+
+def test_a_budget_stops_a_build_and_the_next_goes_on(server: Endpoint, tmp_path: Path) -> None:
+    _, told = build(server, tmp_path, "--max-requests", "20", code=1)
+    assert "The requests allowed by --max-requests were sent" in told
+    assert not (tmp_path / "out" / "served").exists()
+    assert len(server.answered()) == 20
+    build(server, tmp_path)
+    assert set(server.answered().values()) == {1}
+    assert len(server.answered()) == 50
+
+
+def test_a_request_that_is_refused_drops_its_row_with_the_reason(server: Endpoint, tmp_path: Path) -> None:
+    server.set(context=2_080)
+    told, _ = build(server, tmp_path, "--allow-short")
+    reasons = {reason for row in told["funnel"] if row["step"] == "sample" for reason in row["dropped"]}
+    assert reasons == {"request refused by the server"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "samplers.unaligned.model=nope"], "has no model 'nope'. It has: "),
+        (["--set", "samplers.unaligned.api_key_env=NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["--set", "samplers.unaligned.system=nope"], "There is no template 'nope'"),
+    ],
+)
+def test_mistakes_are_told_before_money_is_spent(
+    server: Endpoint, tmp_path: Path, options: list[str], said: str
+) -> None:
+    _, told = build(server, tmp_path, *options, code=2)
+    assert said in told
+    assert "Traceback" not in told
+    assert not server.answered()

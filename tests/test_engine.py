@@ -1,0 +1,268 @@
+"""The engine and the sampler `openai` against a real server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import Budget, Engine, EngineError, Limits, Refused, Reply, Retry
+from pipeline.judges.refusal import RefusalJudge
+from pipeline.ledger import Ledger
+from pipeline.recipe import OpenAIConfig
+from pipeline.samplers import PrefillRequest
+from pipeline.samplers.openai import OpenAISampler
+from pipeline.thinking import control_token
+from tests.servers.endpoint import Endpoint, endpoint
+
+QUICK = Limits(pause=0.02, longest_pause=0.2, deadline=2.0, patience=20.0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Endpoint]:
+    with endpoint(latency=0.005, refuse_for=0.05, retry_after=0.02, slow=0.3) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _reset(server: Endpoint) -> None:
+    server.reset()
+
+
+def request(i: int, attempt: int = 0) -> PrefillRequest:
+    return PrefillRequest(f"{i:032x}", f"How do I bake bread number {i}?", None, "complies", 60, 0, attempt)
+
+
+def sample(
+    server: Endpoint,
+    ledger: Path,
+    count: int = 40,
+    *,
+    limits: Limits = QUICK,
+    max_requests: int | None = None,
+    **config,
+) -> list[str]:
+    async def run() -> list[str]:
+        with Ledger(ledger) as book:
+            engine = Engine(book, [server.base_url], limits, Budget(max_requests))
+            settings = {"engine": "openai", "base_url": (server.base_url,), "model": "toy-comply"} | config
+            sampler = OpenAISampler("unaligned", OpenAIConfig(**settings), engine)
+            try:
+                return await asyncio.gather(*(sampler.sample(request(i)) for i in range(count)))
+            finally:
+                engine.stop()
+                await engine.settle()
+                await sampler.close()
+
+    return asyncio.run(run())
+
+
+def test_answers_are_kept_and_never_asked_for_again(server: Endpoint, tmp_path: Path) -> None:
+    texts = sample(server, tmp_path / "l")
+    asked = len(server.log())
+    assert len(set(texts)) == asked == 40
+    assert sample(server, tmp_path / "l") == texts
+    assert len(server.log()) == asked
+
+
+FAULTS = [
+    *("429", "429-date", "429-bare", "500", "502", "503", "refused", "reset", "slow", "slow-body", "malformed"),
+    *("truncated", "html-200", "html-502", "no-choices", "null-text", "no-usage", "wrong-model"),
+    ", ".join(["429", "500", "503", "reset", "malformed", "truncated", "html-200", "null-text", "wrong-model"]),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_change_nothing_and_nothing_is_paid_twice(server: Endpoint, tmp_path: Path, fault: str) -> None:
+    calm = sample(server, tmp_path / "calm")
+    server.reset()
+    server.set(faults=fault, fault_share=0.3)
+    assert sample(server, tmp_path / "rough") == calm
+    assert set(server.answered().values()) == {1}
+
+
+def test_a_silent_server_is_given_up_at_the_deadline(server: Endpoint, tmp_path: Path) -> None:
+    calm = sample(server, tmp_path / "calm", 8)
+    server.set(faults="silence", fault_share=0.3, fault_times=1)
+    assert sample(server, tmp_path / "rough", 8, limits=QUICK._replace(deadline=0.3)) == calm
+
+
+def test_no_more_requests_are_in_flight_than_allowed(server: Endpoint, tmp_path: Path) -> None:
+    sample(server, tmp_path / "l", 60, limits=QUICK._replace(start=4, most=7))
+    assert 4 <= server.most_in_flight() <= 7
+
+
+def test_a_server_that_takes_few_at_once_is_given_few(server: Endpoint, tmp_path: Path) -> None:
+    server.set(max_in_flight=5)
+    texts = sample(server, tmp_path / "l", 80, limits=QUICK._replace(start=64, most=64))
+    assert len(texts) == 80
+    assert set(server.answered().values()) == {1}
+
+
+def test_one_request_asked_twice_at_once_is_sent_once(tmp_path: Path) -> None:
+    sent = []
+
+    async def send(url: str) -> Reply:
+        sent.append(url)
+        await asyncio.sleep(0.01)
+        return Reply("answer")
+
+    async def run() -> list[str]:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, ["a"], QUICK)
+            entries = await asyncio.gather(*(engine.ask({"same": 1}, send, asker="s") for _ in range(5)))
+            await engine.settle()
+            return [entry.answer for entry in entries]
+
+    assert asyncio.run(run()) == ["answer"] * 5
+    assert sent == ["a"]
+
+
+def test_a_slow_server_among_fast_ones_gets_few(tmp_path: Path) -> None:
+    counts = dict.fromkeys("abc", 0)
+
+    async def send(url: str) -> Reply:
+        counts[url] += 1
+        await asyncio.sleep(0.3 if url == "c" else 0.003)
+        return Reply("answer")
+
+    async def run() -> None:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, list("abc"), QUICK._replace(start=4, most=4))
+            await asyncio.gather(*(engine.ask({"i": i}, send, asker="s") for i in range(400)))
+            await engine.settle()
+
+    asyncio.run(run())
+    assert counts["c"] < 0.1 * 400
+
+
+def test_a_request_that_the_server_refuses_is_remembered(server: Endpoint, tmp_path: Path) -> None:
+    server.set(context=20)
+    with pytest.raises(Refused, match="HTTP 400"):
+        sample(server, tmp_path / "l", 1)
+    asked = len(server.log())
+    with pytest.raises(Refused):
+        sample(server, tmp_path / "l", 1)
+    assert len(server.log()) == asked == 1
+
+
+def test_a_wrong_key_and_a_wrong_model_are_told_at_once(
+    server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EngineError, match=r"has no model 'nope'.*toy-comply"):
+        sample(server, tmp_path / "l", 1, model="nope")
+    server.set(api_key="right")
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong-key-of-mine")
+    with pytest.raises(EngineError, match=r"refuses the key \(HTTP 401\)") as raised:
+        sample(server, tmp_path / "l", 1)
+    assert "wrong-key-of-mine" not in str(raised.value)
+    monkeypatch.setenv("OPENAI_API_KEY", "right")
+    assert sample(server, tmp_path / "l", 1)
+    assert b"right" not in (tmp_path / "l").read_bytes()
+
+
+def test_a_server_that_never_recovers_is_given_up_and_answers_stay(server: Endpoint, tmp_path: Path) -> None:
+    sample(server, tmp_path / "l", 5)
+    server.set(faults="500", fault_share=1.0, fault_times=99)
+    with pytest.raises(EngineError, match=r"no answer that can be used in \d+ tries; the last time: HTTP 500"):
+        sample(server, tmp_path / "l", 6)
+    server.set(faults="")
+    assert len(sample(server, tmp_path / "l", 6)) == 6
+    assert set(server.answered().values()) == {1}
+
+
+def test_a_budget_of_requests_stops_and_goes_on(server: Endpoint, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="The requests allowed by --max-requests"):
+        sample(server, tmp_path / "l", 10, max_requests=3)
+    assert len(server.log()) == 3
+    assert len(sample(server, tmp_path / "l", 10)) == 10
+    assert len(server.log()) == 10
+
+
+def test_a_retry_waits_outside_the_slot(tmp_path: Path) -> None:
+    order = []
+
+    async def fails_once(url: str) -> Reply:
+        order.append("first")
+        if order.count("first") == 1:
+            raise Retry("try again")
+        return Reply("late")
+
+    async def other(url: str) -> Reply:
+        order.append("second")
+        return Reply("early")
+
+    async def run() -> None:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, ["a"], QUICK._replace(start=1, most=1, pause=0.5, longest_pause=0.5))
+            await asyncio.gather(engine.ask({"i": 0}, fails_once, asker="s"), engine.ask({"i": 1}, other, asker="s"))
+            await engine.settle()
+
+    asyncio.run(run())
+    assert order[:2] == ["first", "second"]
+
+
+@pytest.mark.parametrize("how", ["reasoning", "reasoning_content", "think", "unopened", "channel"])
+def test_thinking_is_read_wherever_a_server_puts_it(server: Endpoint, tmp_path: Path, how: str) -> None:
+    server.set(thinking=how, words=120)
+    for text in sample(server, tmp_path / how, 5, max_tokens=4_000):
+        assert 80 <= len(text.split()) <= 190
+        assert not any(answer in text for answer in ("Sure!", "Here is the answer", "Here are the main"))
+        assert control_token(text) is None
+        assert RefusalJudge().judge("How do I bake bread?", text, "thinking").stance == "complies"
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from pipeline.engine import Budget, Engine, Limits
+from pipeline.ledger import Ledger
+from pipeline.recipe import OpenAIConfig
+from pipeline.samplers import PrefillRequest
+from pipeline.samplers.openai import OpenAISampler
+
+async def run():
+    book = Ledger(Path(sys.argv[2]))
+    engine = Engine(book, [sys.argv[1]], Limits(start=8, most=8))
+    config = OpenAIConfig(engine="openai", base_url=(sys.argv[1],), model="toy-comply")
+    sampler = OpenAISampler("unaligned", config, engine)
+    def sample(i):
+        prompt = f"How do I bake bread number {i}?"
+        return sampler.sample(PrefillRequest(f"{i:032x}", prompt, None, "complies", 60, 0, 0))
+
+    await sample(0)
+    print("started", flush=True)
+    await asyncio.gather(*map(sample, range(300)))
+    await engine.settle()
+
+asyncio.run(run())
+"""
+
+
+def test_a_killed_run_pays_for_nothing_that_it_had_again(server: Endpoint, tmp_path: Path) -> None:
+    server.set(latency=0.02)
+    rng, root = random.Random(7), str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", KILLED, server.base_url, str(tmp_path / "l"), root]
+    moments = []
+    for _ in range(5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(rng.uniform(0.05, 0.3))
+            moments.append(time.time())
+            process.kill()
+    server.set(latency=0.0)
+    sample(server, tmp_path / "l", 300)
+    log = [record for record in server.log() if record.sound]
+    in_flight = {r.number for r in log for moment in moments if moment - 0.1 < (r.ended or 0) < moment + 0.1}
+    had = [record.digest for record in log if record.number not in in_flight]
+    assert len(had) == len(set(had)) > 200
+    assert len({record.digest for record in log}) == 300
+    assert len(log) < 300 + 8 * len(moments)

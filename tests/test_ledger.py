@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ledger import SCHEME, Entry, Ledger, LedgerError, request_key
+
+REQUEST = {"engine": "openai", "body": {"model": "m", "seed": 1}, "attempt": 0}
+
+
+def entry(answer: str = "text", **changes: object) -> Entry:
+    return Entry("unaligned", "m", REQUEST, answer, "stop", 10, 20, 0.5, 1_000.0, 0)._replace(**changes)
+
+
+def test_an_answer_is_found_again_and_written_once(tmp_path: Path) -> None:
+    key = request_key(REQUEST)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.get(key) is None
+        ledger.put([(key, entry("first"))])
+        ledger.put([(key, entry("second"))])
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.get(key) == entry("first")
+        assert ledger.has([key, request_key({"other": 1})]) == 1
+
+
+def test_two_processes_share_a_ledger(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as one, Ledger(tmp_path / "l") as other:
+        one.put([(b"a", entry())])
+        other.put([(b"b", entry())])
+        assert {key for key, _ in one.entries()} == {b"a", b"b"}
+
+
+def test_a_killed_process_loses_no_answer_that_it_wrote(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from pipeline.ledger import Entry, Ledger
+ledger = Ledger(Path(sys.argv[1]))
+for i in range(50):
+    ledger.put([(bytes([i]), Entry("s", "m", {}, str(i)))])
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "l")], check=False)
+    assert done.returncode == -9
+    with Ledger(tmp_path / "l") as ledger:
+        assert [e.answer for _, e in ledger.entries()] == [str(i) for i in range(50)]
+
+
+def test_stats_are_by_asker_and_model(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put([(b"a", entry()), (b"b", entry()), (b"c", entry(asker="judge", prompt_tokens=None))])
+        assert [tuple(s) for s in ledger.stats()] == [("judge", "m", 1, 0, 20, 0.5), ("unaligned", "m", 2, 20, 40, 1.0)]
+
+
+def test_old_answers_can_be_removed(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put([(b"a", entry(time=10.0)), (b"b", entry(time=20.0))])
+        assert ledger.remove_before(15.0) == 1
+        assert [key for key, _ in ledger.entries()] == [b"b"]
+
+
+def test_an_entry_under_a_wrong_key_is_found(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put([(request_key(REQUEST), entry())])
+        assert ledger.verify() == []
+        ledger.put([(b"wrong", entry())])
+        assert ledger.verify() == [f"{b'wrong'.hex()} is not the key of its request"]
+
+
+def test_a_newer_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Ledger(tmp_path / "l").close()
+    with sqlite3.connect(tmp_path / "l") as db:
+        db.execute(f"PRAGMA user_version = {SCHEME + 1}")
+    db.close()
+    with pytest.raises(LedgerError, match=f"newer recap-data \\(scheme {SCHEME + 1}"):
+        Ledger(tmp_path / "l")
+    assert (tmp_path / "l").exists()
+
+
+def test_another_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "l") as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    with pytest.raises(LedgerError, match="no ledger of recap-data"):
+        Ledger(tmp_path / "l")
+    assert (tmp_path / "l").exists()
+
+
+def test_a_broken_ledger_is_kept_aside_and_the_next_try_starts_a_new_one(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put([(bytes([i]), entry("x" * 9_000)) for i in range(50)])
+    data = bytearray((tmp_path / "l").read_bytes())
+    data[:100] = b"\0" * 100
+    (tmp_path / "l").write_bytes(data)
+    with pytest.raises(LedgerError, match=r"is broken .* kept aside as l\.broken-\d+"):
+        Ledger(tmp_path / "l")
+    (aside,) = tmp_path.glob("l.broken-*")
+    assert aside.read_bytes() == bytes(data)
+    with Ledger(tmp_path / "l") as ledger:
+        assert list(ledger.entries()) == []
+
+
+def test_a_locked_ledger_is_not_taken_for_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.ledger.LOCK_SECONDS", 0.1)
+    holder = sqlite3.connect(tmp_path / "l", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(LedgerError, match="can't be opened: database is locked"):
+        Ledger(tmp_path / "l")
+    holder.close()
+    assert not list(tmp_path.glob("l.broken-*"))
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), values, max_size=4))
+def test_a_key_depends_on_what_is_asked_and_not_on_its_order(request_: dict[str, object]) -> None:
+    assert request_key(request_) == request_key(dict(reversed(request_.items())))
+    assert request_key(request_) == request_key(json.loads(json.dumps(request_)))
+    assert request_key(request_) != request_key({**request_, "one more": 1})
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "pipeline.cli", "ledger", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_shows_exports_checks_and_clears(tmp_path: Path) -> None:
+    path = str(tmp_path / "l")
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put([(request_key(REQUEST), entry())])
+    assert json.loads(command("stats", path, "--json").stdout)[0]["completion_tokens"] == 20
+    assert "unaligned" in command("stats", path).stdout
+    assert json.loads(command("export", path).stdout)["answer"] == "text"
+    assert "intact" in command("verify", path).stdout
+    assert "1 answers removed" in command("gc", path, "--older-than-days", "1").stdout
+    none = command("stats", str(tmp_path / "none"))
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "There is no ledger" in none.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_damaged_ledger_fails_its_check(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.put([(b"wrong", entry())])
+    done = command("verify", str(tmp_path / "l"))
+    assert done.returncode == 1
+    assert "is not the key of its request" in done.stderr
