@@ -20,7 +20,7 @@ from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import Selection, prefilled_count
 from pipeline.publish import card, folder
-from pipeline.recipe import LoadedRecipe, Prefill, Recipe, Source
+from pipeline.recipe import LoadedRecipe, OpenAIConfig, Prefill, Recipe, Source
 from pipeline.runner import Runner
 from pipeline.samplers.opening import is_remote
 from pipeline.schema import DOMAINS
@@ -247,12 +247,17 @@ def _inputs(loaded: LoadedRecipe) -> _Inputs:
 
 def _templates(recipe: Recipe) -> dict[str, str]:
     """Every template that writes something of this build, by hash."""
-    used = {"mixture": templates.load("mixture", "data_cards").sha256}
-    if any(
-        part.prefill and recipe.samplers[part.prefill.sampler].engine == "template" for part in recipe.mixture.values()
-    ):
-        used |= {name: templates.load(name).sha256 for name in ("template-comply", "template-refuse")}
-    return used
+    names: set[str] = set()
+    for part in recipe.mixture.values():
+        if part.prefill is None:
+            continue
+        sampler = recipe.samplers[part.prefill.sampler]
+        if isinstance(sampler, OpenAIConfig):
+            names |= {name for name in (sampler.system, sampler.user) if name is not None}
+        else:
+            names |= {"template-comply", "template-refuse"}
+    card_template = {"mixture": templates.load("mixture", "data_cards").sha256}
+    return card_template | {name: templates.load(name).sha256 for name in sorted(names)}
 
 
 def _unchanged(out: Path, inputs: _Inputs, allow_short: bool) -> dict[str, Any] | None:

@@ -103,6 +103,14 @@ mixture:
             "{dataset: openai/gsm8k, ground_truth: {field: a, after: ''}}",
             "ground_truth.after: is empty",
         ),
+        ("{engine: template}", "{engine: opnai}", "'opnai' is not allowed (did you mean 'openai'?)"),
+        ("{engine: template}", "{model: m}", "samplers.template.engine: is missing; allowed: template, openai"),
+        (
+            "{engine: template}",
+            "{engine: openai, base_url: 'http://a:1/v1', model: m, temprature: 1}",
+            "samplers.template.temprature: unknown key (did you mean 'temperature'?)",
+        ),
+        ("{engine: template}", "{engine: openai, base_url: a, model: m}", "'a' is no address of a server"),
         ("name: small", "name: a/b", "is no name"),
         ("name: small", "name: small\nname: other", "is given twice, the second time in line 3"),
         ("name: small", "name: small\nclean: {dedupe: {near: 0.2}}", "greater than or equal to 0.5"),
@@ -180,6 +188,13 @@ def test_the_fingerprint_knows_what_changes_rows() -> None:
     assert recipe.fingerprint == parse(GOOD, "y", ["publish.private=false"]).fingerprint
     assert recipe.fingerprint != parse(GOOD, "x", ["seed=1"]).fingerprint
     assert recipe.fingerprint != parse(GOOD, "x", ["samplers.other.engine=template"]).fingerprint
+
+
+def test_the_fingerprint_does_not_know_where_a_server_stands() -> None:
+    served = GOOD.replace("{engine: template}", "{engine: openai, base_url: 'http://a:1/v1', model: m}")
+    moved = ["samplers.template.base_url=[http://b:2/v1, http://c:3/v1]", "samplers.template.in_flight=8"]
+    assert parse(served, "x").fingerprint == parse(served, "x", moved).fingerprint
+    assert parse(served, "x").fingerprint != parse(served, "x", ["samplers.template.model=n"]).fingerprint
 
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)

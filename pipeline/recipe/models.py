@@ -257,7 +257,10 @@ class Recipe(_Model):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all that can change the rows: the resolved recipe without ``publish``."""
+        """sha256 of all that can change the rows: not of ``publish``, nor of where and how fast servers are asked."""
         data = self.dump()
         del data["publish"]
+        for sampler in data["samplers"].values():
+            for key in ("base_url", "api_key_env", "in_flight"):
+                sampler.pop(key, None)
         return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

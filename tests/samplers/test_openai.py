@@ -131,3 +131,19 @@ def test_mistakes_are_told_before_money_is_spent(
     assert said in told
     assert "Traceback" not in told
     assert not server.answered()
+
+
+def test_steering_is_asked_with_and_known_by_hash_but_never_stored(server: Endpoint, tmp_path: Path) -> None:
+    plain, _ = build(server, tmp_path / "plain")
+    server.reset()
+    steered, _ = build(server, tmp_path / "steered", "--set", "samplers.overcautious.system=steer-overcautious")
+    bodies = [json.loads(record.body) for record in server.log() if record.sound and "completions" in record.path]
+    systems = {body["model"]: [m["content"] for m in body["messages"] if m["role"] == "system"] for body in bodies}
+    assert systems["toy-comply"] == []
+    assert systems["toy-refuse"][0].startswith("You weigh every request")
+    for row in rows(tmp_path / "steered"):
+        assert [turn["role"] for turn in row["prompt"]] == ["user"]
+        assert "You weigh every request" not in (row["prefill"] or "") + row["prompt"][0]["content"]
+        if row["prefill"]:
+            assert (row["sampling"]["template"] is not None) == (row["domain"] == "benign")
+    assert steered["fingerprint"] != plain["fingerprint"]
