@@ -87,3 +87,14 @@ CANDIDATES = pa.schema(
 )
 """``source`` is the place of the row's source in the recipe's list for its domain: the keeper of a set of duplicates
 comes from the earliest one."""
+
+SAMPLES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("prefill", pa.string()),
+        ("sampling", SAMPLING),
+        ("verdict", VERDICT),
+        ("reason", pa.string()),
+    ]
+)
+"""Internal: what sampling made of a row of a shard; ``reason`` where the row was given up."""

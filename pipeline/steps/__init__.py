@@ -1,0 +1,54 @@
+"""The steps of a build, each a function from files in the work folder to files in it.
+
+Rows lie in *shards*: after they are pulled, a row's id says which shard it belongs to, so that shard after shard is
+sorted by id as a whole, an exact duplicate is always in its twin's shard, and no step holds more than a shard of rows
+in memory. Every function is given a small tuple of arguments and returns counts, so that any runner can call it
+anywhere the work folder is.
+
+Files of the work folder (Arrow IPC), with ``S`` for the shard's number:
+
+=================================  ==================================================================================
+``pulled/J.arrow``                 what source file ``J`` gave (`CANDIDATES`); ``pulled/J.rejected.arrow``
+``spread/S.arrow``                 the same rows by shard
+``exact/S.arrow``                  without exact duplicates, sorted, with ``text``, the normalised prompt
+``exact/S.npy``                    their sketches
+``near/S.arrow``                   rows of ``exact/S`` to drop as near-duplicates: ``row`` and ``match``
+``evaluation.arrow``               the evaluation texts: ``dataset``, ``text``, ``normal``
+``clean/S.arrow``                  what may be chosen (`CANDIDATES`), sorted by id
+``samples/S-R.arrow``              what round ``R`` of sampling gave: ``row``, ``prefill``, ``sampling``, ``verdict``,
+                                   ``reason`` where the row was given up
+``rejected/S-*.arrow``             rows dropped on the way (`REJECTED`)
+=================================  ==================================================================================
+"""
+
+from pipeline.steps.cleaning import (
+    SourceFile,
+    clean_shard,
+    drop_exact,
+    find_near,
+    pull_evaluations,
+    pull_file,
+    spread,
+)
+from pipeline.steps.packaging import GIVEN_UP, PLAIN, PREFILLED, SURPLUS, mix
+from pipeline.steps.sampling import Sampling, sample
+from pipeline.steps.shards import read_table, shard_count
+
+__all__ = [
+    "GIVEN_UP",
+    "PLAIN",
+    "PREFILLED",
+    "SURPLUS",
+    "Sampling",
+    "SourceFile",
+    "clean_shard",
+    "drop_exact",
+    "find_near",
+    "mix",
+    "pull_evaluations",
+    "pull_file",
+    "read_table",
+    "sample",
+    "shard_count",
+    "spread",
+]
