@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from pipeline.clean.dedupe import LISTED, Duplicate, Pair, _roots, near_duplicates
 from pipeline.clean.sketch import sketch
 from pipeline.sources import normalise, row_id
-from pipeline.steps import find_near, read_table, write_table
+from pipeline.steps import find_near
+from pipeline.steps.shards import read_table, write_table
 
 THRESHOLD = 0.8
 BASE = "how many apples does the old farmer have left after he sold half of them at the market on a rainy monday"
