@@ -14,6 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pipeline.errors import RecapError
@@ -125,7 +126,7 @@ class Servers:
         self._alarm: asyncio.TimerHandle | None = None
 
     async def acquire(self) -> _Server:
-        """Wait for a slot."""
+        """Wait for a slot. Raises EngineError where the servers are stopped meanwhile."""
         turn: asyncio.Future[_Server] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         self._hand_out()
@@ -140,6 +141,13 @@ class Servers:
         """Give a slot back."""
         server.in_flight -= 1
         self._hand_out()
+
+    def stop(self) -> None:
+        """Send everybody who waits for a slot away with an EngineError."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_exception(_stopped())
 
     def _hand_out(self) -> None:
         now = time.monotonic()
@@ -159,6 +167,10 @@ class Servers:
     def _wake(self) -> None:
         self._alarm = None
         self._hand_out()
+
+
+def _stopped() -> EngineError:
+    return EngineError("Stopped. Every answer so far is in the ledger: run the same command again to go on.")
 
 
 class Budget:
@@ -200,7 +212,7 @@ class Engine:
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
         self._answered: list[tuple[bytes, Entry]] = []
         self._last_success = time.monotonic()
-        self._stopped = False
+        self._stopped = asyncio.Event()
         self.sent = self.found = 0
 
     async def ask(
@@ -239,8 +251,9 @@ class Engine:
         return entry
 
     def stop(self) -> None:
-        """Send nothing more. Requests in flight are still answered and written."""
-        self._stopped = True
+        """Send nothing more. Requests in flight are still answered and written; those that wait are given up."""
+        self._stopped.set()
+        self._servers.stop()
 
     async def settle(self) -> None:
         """Wait for the requests in flight, and write what they brought."""
@@ -265,6 +278,8 @@ class Engine:
     async def _send(self, send: Callable[[str], Awaitable[Reply]]) -> tuple[Reply, float]:
         failures = busy = 0
         while True:
+            if self._stopped.is_set():
+                raise _stopped()
             server = await self._servers.acquire()
             sent = time.monotonic()
             try:
@@ -288,11 +303,10 @@ class Engine:
                     "Every answer so far is in the ledger: run the same command again to go on."
                 )
             longest = min(self._limits.pause * 2 ** (failures + busy), self._limits.longest_pause)
-            await asyncio.sleep(random.uniform(0, longest))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), random.uniform(0, longest))
 
     def _spend(self) -> None:
-        if self._stopped:
-            raise EngineError("Stopped. Every answer so far is in the ledger: run the same command again to go on.")
         self._budget.spend()
         self.sent += 1
 

@@ -208,6 +208,34 @@ def test_a_retry_waits_outside_the_slot(tmp_path: Path) -> None:
     assert order[:2] == ["first", "second"]
 
 
+def test_stopping_waits_for_what_is_in_flight_and_for_nothing_else(tmp_path: Path) -> None:
+    async def send(url: str) -> Reply:
+        await asyncio.sleep(0.2)
+        return Reply("answer")
+
+    async def busy(url: str) -> Reply:
+        raise Retry("try much later", busy=True, after=3_600)
+
+    async def run() -> list[object]:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, ["a"], QUICK._replace(start=2, most=2, pause=3_600, longest_pause=3_600))
+            asked = [asyncio.ensure_future(engine.ask({"i": i}, send, asker="s")) for i in range(4)]
+            await asyncio.sleep(0.1)
+            engine.stop()
+            await engine.settle()
+            other = Engine(book, ["b"], QUICK._replace(pause=3_600, longest_pause=3_600))
+            asked.append(asyncio.ensure_future(other.ask({"i": 9}, busy, asker="s")))
+            await asyncio.sleep(0.1)
+            other.stop()
+            await other.settle()
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = asyncio.run(asyncio.wait_for(run(), 30))
+    assert [isinstance(answer, EngineError) for answer in answers] == [False, False, True, True, True]
+    with Ledger(tmp_path / "l") as book:
+        assert len(list(book.entries())) == 2
+
+
 @pytest.mark.parametrize("how", ["reasoning", "reasoning_content", "think", "unopened", "channel"])
 def test_thinking_is_read_wherever_a_server_puts_it(server: Endpoint, tmp_path: Path, how: str) -> None:
     server.set(thinking=how, words=120)

@@ -81,11 +81,13 @@ async def _sample(
                     prefill = sampling.prefills[domain]
                     for place, row in zip(places, rows, strict=True):
                         tries.append(_try(place, row, prefill, sampling.seed, samplers[domain], judge))
-                results = await asyncio.gather(*map(asyncio.ensure_future, tries))
+                tasks = [asyncio.ensure_future(one) for one in tries]
+                for task in tasks:
+                    task.add_done_callback(lambda _: advance(1))
+                results = await asyncio.gather(*tasks)
                 _note(outcome, results, shards[number])
                 rows = [{key: result[key] for key in SAMPLES.names} for result in results]
                 write_table(work / f"samples/{number}-{turn}.arrow", pa.Table.from_pylist(rows, schema=SAMPLES))
-                advance(len(results))
                 return outcome
 
         done = await asyncio.gather(*(asyncio.ensure_future(shard(number)) for number in shards))
