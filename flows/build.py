@@ -77,7 +77,12 @@ def _worth_repeating(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
 
 @flow(name="recap-data build", task_runner=_THREADS, persist_result=False)
 def build_flow(
-    recipe: str = "demo", overrides: list[str] | None = None, out: str | None = None, allow_short: bool = False
+    recipe: str = "demo",
+    overrides: list[str] | None = None,
+    out: str | None = None,
+    allow_short: bool = False,
+    ledger: str | None = None,
+    max_requests: int | None = None,
 ) -> State[Any]:
     """Build a mixture and leave its funnel, card and report as artifacts.
 
@@ -86,21 +91,40 @@ def build_flow(
         overrides: values to set, as ``a.b.c=value``.
         out: the output folder; ``out/<name>`` unless given.
         allow_short: build what there is where a quota can't be met.
+        ledger: where answers of models are kept; ``ledger.sqlite`` beside the output unless given.
+        max_requests: how many requests may be sent.
 
     Returns:
         A completed state whose message is "unchanged" where nothing had to be done.
     """
     loaded = load(find(recipe), overrides or ())
     folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
-    built = build(loaded, folder, PrefectRunner(), allow_short=allow_short)
+    book = Path(ledger) if ledger is not None else None
+    built = build(loaded, folder, PrefectRunner(), allow_short=allow_short, ledger=book, max_requests=max_requests)
     _leave_artifacts(built)
     rows = built.manifest["rows"]["mixture"]
     return Completed(message="unchanged" if built.unchanged else f"built {rows:,} rows into {built.out}")
 
 
-def run(recipe: str, overrides: Sequence[str], out: Path, allow_short: bool) -> Built:
+def run(
+    recipe: str,
+    overrides: Sequence[str],
+    out: Path,
+    *,
+    allow_short: bool = False,
+    ledger: Path | None = None,
+    max_requests: int | None = None,
+) -> Built:
     """Run the flow in this process and wait for it; errors are those of `pipeline.build.build`."""
-    state = build_flow(recipe, overrides=list(overrides), out=str(out), allow_short=allow_short, return_state=True)
+    state = build_flow(
+        recipe,
+        overrides=list(overrides),
+        out=str(out),
+        allow_short=allow_short,
+        ledger=str(ledger) if ledger is not None else None,
+        max_requests=max_requests,
+        return_state=True,
+    )
     state.result(raise_on_failure=True)
     return Built(out, read_manifest(out) or {}, unchanged=state.message == "unchanged")
 

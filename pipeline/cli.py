@@ -78,7 +78,16 @@ def build(
     """
     loaded = _load(recipe, overrides)
     if prefect:
-        result = _build_with_prefect(recipe, overrides or [], _out(out, loaded), allow_short)
+        if workers != 1:
+            raise InputError(
+                "--workers is not for --prefect: the flow has a task runner of its own. Remove one of them."
+            )
+        # A server that Prefect has to start for the flow gets more than its 20 seconds.
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+        from flows.build import run
+
+        out = _out(out, loaded)
+        result = run(recipe, overrides or [], out, allow_short=allow_short, ledger=ledger, max_requests=max_requests)
     else:
         from pipeline.build import build as build_recipe
         from pipeline.console import progress
@@ -226,14 +235,6 @@ def _load(name: str, overrides: list[str] | None) -> LoadedRecipe:
 
 def _out(out: Path | None, loaded: LoadedRecipe) -> Path:
     return out if out is not None else Path("out") / loaded.recipe.name
-
-
-def _build_with_prefect(recipe: str, overrides: list[str], out: Path, allow_short: bool) -> Built:
-    """Run the flow; a server that Prefect has to start for it gets more than its 20 seconds."""
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    from flows.build import run
-
-    return run(recipe, overrides, out, allow_short)
 
 
 def _console() -> Console:

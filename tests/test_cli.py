@@ -386,6 +386,10 @@ def test_a_recipe_with_a_control_character(tmp_path: Path) -> None:
     assert "no valid YAML" in refused("build", "nul.yaml", cwd=tmp_path)
 
 
+def test_workers_are_not_for_the_flow(tmp_path: Path) -> None:
+    assert "--workers is not for --prefect" in refused("build", "--prefect", "--workers", "2", cwd=tmp_path)
+
+
 def test_a_folder_called_demo_does_not_hide_the_demo(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     done("plan", "demo", cwd=tmp_path)
