@@ -163,7 +163,7 @@ def found(outcome: Outcome, planted: Planted, rows: int) -> tuple[float, float]:
     pairs = [(a, b) for a, b in pairs if similarity(planted.prompts[a], planted.prompts[b]) >= THRESHOLD]
     gone = [a in outcome.twins or b in outcome.twins for a, b in pairs]
     right = [similarity(planted.prompts[a], planted.prompts[b]) >= THRESHOLD for a, b in outcome.twins.items()]
-    return sum(gone) / len(gone), sum(right) / len(right)
+    return sum(gone) / max(len(gone), 1), sum(right) / max(len(right), 1)
 
 
 def short_prompt_recall(data: Path, pairs: int = 6_000, seed: int = 0) -> Iterator[tuple[str, float]]:
