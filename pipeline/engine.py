@@ -277,11 +277,13 @@ class Engine:
 
     async def _send(self, send: Callable[[str], Awaitable[Reply]]) -> tuple[Reply, float]:
         failures = busy = 0
+        began: float | None = None
         while True:
             if self._stopped.is_set():
                 raise _stopped()
             server = await self._servers.acquire()
             sent = time.monotonic()
+            began = began or sent
             try:
                 self._spend()
                 async with asyncio.timeout(self._limits.deadline):
@@ -296,7 +298,7 @@ class Engine:
             finally:
                 self._servers.release(server)
             failures, busy = failures + (not retry.busy), busy + retry.busy
-            out_of_patience = time.monotonic() - self._last_success > self._limits.patience
+            out_of_patience = time.monotonic() - max(self._last_success, began) > self._limits.patience
             if failures >= self._limits.tries or out_of_patience:
                 raise EngineError(
                     f"{server.url} gave no answer that can be used in {failures + busy} tries; the last time: {retry}. "

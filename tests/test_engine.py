@@ -236,6 +236,26 @@ def test_stopping_waits_for_what_is_in_flight_and_for_nothing_else(tmp_path: Pat
         assert len(list(book.entries())) == 2
 
 
+def test_an_engine_that_had_nothing_to_do_for_long_is_no_less_patient(tmp_path: Path) -> None:
+    tried = []
+
+    async def send(url: str) -> Reply:
+        tried.append(url)
+        if len(tried) == 1:
+            raise Retry("once")
+        return Reply("answer")
+
+    async def run() -> str:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, ["a"], QUICK._replace(patience=0.3))
+            await asyncio.sleep(0.4)
+            entry = await engine.ask({"i": 0}, send, asker="s")
+            await engine.settle()
+            return entry.answer
+
+    assert asyncio.run(run()) == "answer"
+
+
 @pytest.mark.parametrize("how", ["reasoning", "reasoning_content", "think", "unopened", "channel"])
 def test_thinking_is_read_wherever_a_server_puts_it(server: Endpoint, tmp_path: Path, how: str) -> None:
     server.set(thinking=how, words=120)
