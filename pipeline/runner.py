@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import RecapError
@@ -117,12 +118,8 @@ class LocalRunner:
             self._pool = ProcessPoolExecutor(
                 self._workers, mp_context=context, initializer=_end_with_parent, initargs=(ended,)
             )
-        # Ctrl-C goes to every process of a terminal. Only this one is to answer: the workers inherit the mask.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _starting_workers():
             return self._pool.map(function, *zip(*jobs, strict=True))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _kill(self) -> None:
         if self._alive is not None:
@@ -146,6 +143,31 @@ def local_runner(workers: int, progress: Progress) -> Iterator[LocalRunner]:
         yield runner
     finally:
         runner.close()
+
+
+@contextmanager
+def _starting_workers() -> Iterator[None]:
+    """Hold a stop back while worker processes start: one that the pool does not know of yet could not be ended.
+
+    Ctrl-C goes to every process of a terminal. Only this one is to answer: the workers inherit the mask. In this
+    process the mask alone won't do, since a thread without it may take the signal and have it raised here.
+    """
+    held: list[tuple[int, FrameType | None]] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, lambda *caught: held.append(caught))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if held:
+        handlers[signal.Signals(held[0][0])](*held[0])
 
 
 def _end_with_parent(alive: Connection) -> None:
