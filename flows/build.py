@@ -83,6 +83,7 @@ def build_flow(
     allow_short: bool = False,
     ledger: str | None = None,
     max_requests: int | None = None,
+    max_cost: float | None = None,
 ) -> State[Any]:
     """Build a mixture and leave its funnel, card and report as artifacts.
 
@@ -93,6 +94,7 @@ def build_flow(
         allow_short: build what there is where a quota can't be met.
         ledger: where answers of models are kept; ``ledger.sqlite`` beside the output unless given.
         max_requests: how many requests may be sent.
+        max_cost: what may be spent, by the recipe's prices.
 
     Returns:
         A completed state whose message is "unchanged" where nothing had to be done.
@@ -100,7 +102,15 @@ def build_flow(
     loaded = load(find(recipe), overrides or ())
     folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
     book = Path(ledger) if ledger is not None else None
-    built = build(loaded, folder, PrefectRunner(), allow_short=allow_short, ledger=book, max_requests=max_requests)
+    built = build(
+        loaded,
+        folder,
+        PrefectRunner(),
+        allow_short=allow_short,
+        ledger=book,
+        max_requests=max_requests,
+        max_cost=max_cost,
+    )
     _leave_artifacts(built)
     rows = built.manifest["rows"]["mixture"]
     return Completed(message="unchanged" if built.unchanged else f"built {rows:,} rows into {built.out}")
@@ -114,6 +124,7 @@ def run(
     allow_short: bool = False,
     ledger: Path | None = None,
     max_requests: int | None = None,
+    max_cost: float | None = None,
 ) -> Built:
     """Run the flow in this process and wait for it; errors are those of `pipeline.build.build`."""
     state = build_flow(
@@ -123,6 +134,7 @@ def run(
         allow_short=allow_short,
         ledger=str(ledger) if ledger is not None else None,
         max_requests=max_requests,
+        max_cost=max_cost,
         return_state=True,
     )
     state.result(raise_on_failure=True)

@@ -7,8 +7,6 @@ of the sources and the versions of what computed them; so is every byte of the o
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import __version__, schema, steps, templates
+from pipeline.choice import Choice
+from pipeline.cost import Estimate, estimate
 from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
-from pipeline.mixture import Selection, prefilled_count
+from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
-from pipeline.recipe import LoadedRecipe, OpenAIConfig, Prefill, Recipe, Source
+from pipeline.recipe import LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source
+from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
-from pipeline.samplers.opening import is_remote
 from pipeline.schema import DOMAINS
 from pipeline.sources import Located, complete, known, locate
 
@@ -45,8 +45,9 @@ class Plan(NamedTuple):
     """What a build would do.
 
     ``funnel`` has the steps up to ``choose``, which cost nothing and were really taken; ``prefills`` is by domain:
-    ``sampler``, ``rows``, ``words`` (at most), ``attempts``; ``shortages`` says which quotas can't be met; ``notes`` is
-    what a user of the known datasets among the sources should know.
+    ``sampler``, ``rows``, ``words`` (at most), ``attempts``; ``estimates`` says what models will be asked;
+    ``shortages`` says which quotas can't be met; ``notes`` is what a user of the known datasets among the sources should
+    know.
     """
 
     out: Path
@@ -56,6 +57,7 @@ class Plan(NamedTuple):
     decontaminate: list[dict[str, Any]]
     funnel: list[dict[str, Any]]
     prefills: dict[str, dict[str, Any]]
+    estimates: list[Estimate]
     rows: dict[str, int]
     shortages: list[str]
     notes: list[str]
@@ -78,48 +80,6 @@ class _Cleaned(NamedTuple):
     close: dict[str, dict[str, Any]]
 
 
-class _Choice:
-    """The selections of all domains over the clean shards, by shard and row."""
-
-    def __init__(self, work: Path, shards: int, recipe: Recipe) -> None:
-        tables = [steps.read_table(work / f"clean/{shard}.arrow").select(["id", "domain"]) for shard in range(shards)]
-        self.shards = shards
-        self._sizes = [len(table) for table in tables]
-        starts = np.cumsum([0, *self._sizes])
-        self.domains: dict[str, Selection] = {}
-        self._rows: dict[str, np.ndarray] = {}
-        for domain, part in sorted(recipe.mixture.items(), key=lambda item: DOMAINS.index(item[0])):
-            masks = [table["domain"].to_numpy(zero_copy_only=False) == domain for table in tables]
-            ids = (i for table, mask in zip(tables, masks, strict=True) for i in table["id"].filter(mask).to_pylist())
-            share = part.prefill.share if part.prefill else 0.0
-            self.domains[domain] = Selection(ids, recipe.seed, part.rows, share)
-            self._rows[domain] = np.flatnonzero(np.concatenate(masks))
-        self._starts = starts
-
-    def by_shard(self, domain: str, places: np.ndarray) -> list[list[int]]:
-        """The rows of each shard, sorted, that stand at these places among the domain's candidates."""
-        rows = np.sort(self._rows[domain][places])
-        cuts = np.searchsorted(rows, self._starts)
-        return [(rows[a:b] - start).tolist() for a, b, start in zip(cuts, cuts[1:], self._starts, strict=False)]
-
-    def places(self, domain: str, shard: int, rows: Sequence[int]) -> list[int]:
-        """The places among the domain's candidates of its rows in a shard."""
-        found = np.searchsorted(self._rows[domain], np.array(rows, dtype=np.int64) + self._starts[shard])
-        return [int(place) for place in found]
-
-    def fates(self) -> list[np.ndarray]:
-        """What became of each row of each shard (`pipeline.steps.SURPLUS` and the following)."""
-        fate = np.zeros(self._starts[-1], dtype=np.uint8)
-        for domain, selection in self.domains.items():
-            for places, what in (
-                (selection.chosen(), steps.PLAIN),
-                (selection.prefilled(), steps.PREFILLED),
-                (np.array(sorted(selection.failed), dtype=np.int64), steps.GIVEN_UP),
-            ):
-                fate[self._rows[domain][places]] = what
-        return [fate[start : start + size] for start, size in zip(self._starts, self._sizes, strict=False)]
-
-
 def build(
     loaded: LoadedRecipe,
     out: Path,
@@ -128,17 +88,19 @@ def build(
     allow_short: bool = False,
     ledger: Path | None = None,
     max_requests: int | None = None,
+    max_cost: float | None = None,
 ) -> Built:
     """Build a recipe into `out`; does nothing where `out` is that build already.
 
     The output appears whole or not at all: until the last rename the former one is untouched.
 
     Answers of models are kept in `ledger` (an SQLite file, beside `out` unless given) and never asked for twice; at
-    most `max_requests` are sent.
+    most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent.
 
     Raises:
         InputError: a source is missing or broken.
         ShortageError: a quota can't be met and `allow_short` is False.
+        EngineError: a model could not be made to answer, or the means are used up; what was answered is in the ledger.
         OutputError: `out` can't be written, is used by another build, or is none of ours.
     """
     try:
@@ -149,11 +111,14 @@ def build(
             return Built(out, manifest, unchanged=True)
         with folder.work_folder(out) as work:
             cleaned = _clean(inputs, work, runner)
-            choice = _Choice(work, cleaned.shards, inputs.recipe)
+            choice = Choice(work, cleaned.shards, inputs.recipe)
             _check_quotas(choice, cleaned.funnel, allow_short)
-            book = ledger or out.parent / LEDGER
-            _sample(inputs.recipe, work, choice, cleaned.funnel, runner, allow_short, book, max_requests)
-            manifest = _package(inputs, work, choice, cleaned, runner)
+            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost)
+            rounds = _sample(inputs, work, cleaned, choice, runner, means)
+            _check_quotas(choice, cleaned.funnel, allow_short)
+            for domain, selection in choice.domains.items():
+                cleaned.funnel.add("mix", domain, len(selection.chosen()), {})
+            manifest = _package(inputs, work, choice, cleaned, rounds, runner)
             folder.replace(out, work / "out")
             return Built(out, manifest, unchanged=False)
     except OSError as error:
@@ -163,8 +128,10 @@ def build(
         ) from error
 
 
-def plan(loaded: LoadedRecipe, out: Path, runner: Runner) -> Plan:
+def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None = None, probe: bool = False) -> Plan:
     """Say what `build` would do: takes the steps that cost nothing in a temporary folder and writes nothing to `out`.
+
+    With `probe`, a few rows are really asked, which is paid; the answers are in the ledger, where `build` finds them.
 
     Raises like `build`, but for shortages, which are told in the result.
     """
@@ -173,7 +140,10 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner) -> Plan:
         inputs = _inputs(loaded)
         with folder.work_folder(out) as work:
             cleaned = _clean(inputs, work, runner)
-            choice = _Choice(work, cleaned.shards, inputs.recipe)
+            choice = Choice(work, cleaned.shards, inputs.recipe)
+            book = ledger or out.parent / LEDGER
+            book = book if probe or book.exists() else work / LEDGER
+            estimates = estimate(inputs.recipe, work, choice, book, probe=probe)
     except OSError as error:
         raise OutputError(f"{error.filename or out} can't be written: {_why(error)}.") from error
     recipe, rows = inputs.recipe, {d: len(selection.chosen()) for d, selection in choice.domains.items()}
@@ -197,6 +167,7 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner) -> Plan:
             for domain, part in recipe.mixture.items()
             if part.prefill is not None
         },
+        estimates=estimates,
         rows=rows,
         shortages=_shortages(choice, cleaned.funnel),
         notes=_notes(recipe),
@@ -248,14 +219,17 @@ def _inputs(loaded: LoadedRecipe) -> _Inputs:
 def _templates(recipe: Recipe) -> dict[str, str]:
     """Every template that writes something of this build, by hash."""
     names: set[str] = set()
-    for part in recipe.mixture.values():
+    for domain, part in recipe.mixture.items():
         if part.prefill is None:
             continue
         sampler = recipe.samplers[part.prefill.sampler]
-        if isinstance(sampler, OpenAIConfig):
+        if isinstance(sampler, ModelConfig):
             names |= {name for name in (sampler.system, sampler.user) if name is not None}
         else:
             names |= {"template-comply", "template-refuse"}
+        judge = recipe.judges.of(domain)
+        if isinstance(judge, RubricConfig):
+            names.add(judge.template)
     card_template = {"mixture": templates.load("mixture", "data_cards").sha256}
     return card_template | {name: templates.load(name).sha256 for name in sorted(names)}
 
@@ -313,7 +287,7 @@ def _stated_source(located: Located, domain: str | None) -> dict[str, Any]:
     return stated if domain is None else {"domain": domain, **stated}
 
 
-def _shortages(choice: _Choice, funnel: Funnel) -> list[str]:
+def _shortages(choice: Choice, funnel: Funnel) -> list[str]:
     return [
         f"mixture.{domain}.rows asks for {len(s.chosen()) + s.missing:,}, {len(s.chosen()):,} are left, "
         f"{s.missing:,} too few ({story(funnel.rows(), domain) or 'nothing was pulled'})"
@@ -322,7 +296,7 @@ def _shortages(choice: _Choice, funnel: Funnel) -> list[str]:
     ]
 
 
-def _check_quotas(choice: _Choice, funnel: Funnel, allow_short: bool) -> None:
+def _check_quotas(choice: Choice, funnel: Funnel, allow_short: bool) -> None:
     shortages = _shortages(choice, funnel)
     empty = [domain for domain, selection in choice.domains.items() if not len(selection.chosen())]
     if empty or (shortages and not allow_short):
@@ -336,52 +310,20 @@ def _check_quotas(choice: _Choice, funnel: Funnel, allow_short: bool) -> None:
         )
 
 
-def _sample(
-    recipe: Recipe,
-    work: Path,
-    choice: _Choice,
-    funnel: Funnel,
-    runner: Runner,
-    allow_short: bool,
-    ledger: Path,
-    max_requests: int | None,
-) -> None:
-    prefills: dict[str, Prefill] = {
-        domain: part.prefill for domain, part in recipe.mixture.items() if part.prefill is not None
-    }
-    dropped: dict[str, Counter[str]] = {domain: Counter() for domain in prefills}
-    sampling = steps.Sampling(recipe.seed, prefills, recipe.samplers, recipe.judges.stance, ledger, max_requests)
-    remote = any(is_remote(recipe.samplers[prefill.sampler]) for prefill in prefills.values())
-    turn = 0
-    while True:
-        wanted = {domain: choice.by_shard(domain, choice.domains[domain].to_sample()) for domain in prefills}
-        shards = {shard: {domain: rows[shard] for domain, rows in wanted.items()} for shard in range(choice.shards)}
-        shards = {shard: rows for shard, rows in shards.items() if any(rows.values())}
-        if not shards:
-            break
-        groups = [shards] if remote else [{shard: rows} for shard, rows in shards.items()]
-        sizes = [sum(len(places) for rows in group.values() for places in rows.values()) for group in groups]
-        jobs = [(work, turn, group, sampling) for group in groups]
-        for outcomes, sent in runner.map("sample", steps.sample, jobs, sizes, live=remote):
-            if sampling.max_requests is not None:
-                sampling = sampling._replace(max_requests=sampling.max_requests - sent)
-            for shard, outcome in outcomes.items():
-                for domain, rows in shards[shard].items():
-                    given_up = choice.places(domain, shard, outcome.given_up[domain])
-                    choice.domains[domain].sampled(choice.places(domain, shard, rows), given_up)
-                    dropped[domain].update(outcome.dropped[domain])
-        turn += 1
+def _sample(inputs: _Inputs, work: Path, cleaned: _Cleaned, choice: Choice, runner: Runner, means: Means) -> Rounds:
+    """Sample until the mixture is complete, and enter into the funnel what it took."""
+    rounds = sample_rounds(inputs.recipe, work, choice, runner, means)
     for domain, selection in choice.domains.items():
         entered = len(selection.chosen()) + len(selection.failed)
-        funnel.add("choose", domain, entered, {"over the quota": selection.candidates - entered})
-        if domain in prefills:
-            funnel.add("sample", domain, len(selection.chosen()), dropped[domain])
-    _check_quotas(choice, funnel, allow_short)
-    for domain, selection in choice.domains.items():
-        funnel.add("mix", domain, len(selection.chosen()), {})
+        cleaned.funnel.add("choose", domain, entered, {"over the quota": selection.candidates - entered})
+        if domain in rounds.dropped:
+            cleaned.funnel.add("sample", domain, len(selection.chosen()), rounds.dropped[domain])
+    return rounds
 
 
-def _package(inputs: _Inputs, work: Path, choice: _Choice, cleaned: _Cleaned, runner: Runner) -> dict[str, Any]:
+def _package(
+    inputs: _Inputs, work: Path, choice: Choice, cleaned: _Cleaned, rounds: Rounds, runner: Runner
+) -> dict[str, Any]:
     (work / "chosen").mkdir(exist_ok=True)
     for shard, fate in enumerate(choice.fates()):
         np.save(work / f"chosen/{shard}.npy", fate)
@@ -401,6 +343,8 @@ def _package(inputs: _Inputs, work: Path, choice: _Choice, cleaned: _Cleaned, ru
         "decontaminate": cleaned.evaluations,
         "close": cleaned.close,
         "funnel": funnel,
+        "attempts": rounds.attempts,
+        "probes": rounds.probes,
     }
     (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
     manifest["files"] = {

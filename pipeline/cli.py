@@ -53,6 +53,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the recipe: mixture.harmful.rows=200.")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that share the shards; the result is the same.")]
+MaxCostOption = Annotated[
+    float | None, typer.Option(min=0, help="Stop, resumably, before the recipe's prices add up to more.")
+]
 LedgerOption = Annotated[
     Path | None, typer.Option(help="Where answers of models are kept; ledger.sqlite beside the output unless given.")
 ]
@@ -68,6 +71,7 @@ def build(
     workers: WorkersOption = 1,
     ledger: LedgerOption = None,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Stop, resumably, after so many requests.")] = None,
+    max_cost: MaxCostOption = None,
     prefect: Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,7 +91,15 @@ def build(
         from flows.build import run
 
         out = _out(out, loaded)
-        result = run(recipe, overrides or [], out, allow_short=allow_short, ledger=ledger, max_requests=max_requests)
+        result = run(
+            recipe,
+            overrides or [],
+            out,
+            allow_short=allow_short,
+            ledger=ledger,
+            max_requests=max_requests,
+            max_cost=max_cost,
+        )
     else:
         from pipeline.build import build as build_recipe
         from pipeline.console import progress
@@ -101,6 +113,7 @@ def build(
                 allow_short=allow_short,
                 ledger=ledger,
                 max_requests=max_requests,
+                max_cost=max_cost,
             )
     _print_built(result, as_json)
 
@@ -111,11 +124,16 @@ def plan(
     out: OutOption = None,
     overrides: SetOption = None,
     workers: WorkersOption = 1,
+    ledger: LedgerOption = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask models for 16 rows, which is paid, to measure time and length.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a build would do, step by step, without doing it.
+    """Say what a build would do, step by step, without doing it: rows, requests, tokens, money.
 
-    Prompts are read and cleaned to count them, which costs nothing; nothing is sampled and no output is written.
+    Prompts are read and cleaned to count them, which costs nothing; no output is written, and without --probe nothing
+    is sampled.
     """
     loaded = _load(recipe, overrides)
     from pipeline.build import plan as plan_recipe
@@ -123,7 +141,7 @@ def plan(
     from pipeline.runner import local_runner
 
     with _shown(progress(_console())) as shown, local_runner(workers, shown) as runner:
-        planned = plan_recipe(loaded, _out(out, loaded), runner)
+        planned = plan_recipe(loaded, _out(out, loaded), runner, ledger=ledger, probe=probe)
     _print_plan(planned, as_json)
 
 
@@ -284,7 +302,8 @@ def _print_built(built: Built, as_json: bool) -> None:
 
 def _print_plan(planned: Plan, as_json: bool) -> None:
     if as_json:
-        _print_json(planned._asdict() | {"out": str(planned.out)})
+        estimates = [line._asdict() for line in planned.estimates]
+        _print_json(planned._asdict() | {"out": str(planned.out), "estimates": estimates})
         return
     from pipeline.console import funnel_table
 
@@ -296,6 +315,11 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
             f"sample: {prefill['rows']:,} prefills for {domain} with {prefill['sampler']} ({prefill['engine']}), "
             f"at most {prefill['words']} words, up to {prefill['attempts']} attempts each"
         )
+    if planned.estimates:
+        from pipeline.console import estimate_lines
+
+        for line in estimate_lines(planned.estimates):
+            console.print(line)
     total = sum(planned.rows.values())
     parts = ", ".join(f"{count:,} {domain}" for domain, count in planned.rows.items())
     console.print(f"mix: {total:,} rows ({parts})")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.cost import Estimate
 
 
 class _Rate(ProgressColumn):
@@ -110,3 +114,20 @@ def funnel_table(funnel: list[dict[str, Any]]) -> Table:
         table.add_row(step, row["domain"], f"{row['in']:,}", f"{row['kept']:,}", Text(dropped, style="dim"))
         last = row["step"]
     return table
+
+
+def estimate_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """What models will be asked and paid: a line for each sampler or judge and domain, and one for the sum."""
+    for line in estimates:
+        seconds = "" if line.seconds is None else f", {line.seconds:,.0f} s as measured"
+        yield (
+            f"ask: {line.asker} ({line.model}) for {line.domain}: {line.requests:,} requests and {line.found:,} in the "
+            f"ledger, {line.prompt_tokens:,} + {line.completion_tokens:,} tokens ({line.counted}), "
+            f"cost {line.cost:,.2f}, at most {line.most_cost:,.2f}{seconds}"
+        )
+    requests, most = (sum(getattr(line, name) for line in estimates) for name in ("requests", "most_requests"))
+    cost, most_cost = (sum(getattr(line, name) for line in estimates) for name in ("cost", "most_cost"))
+    yield (
+        f"ask: in all {requests:,} requests, cost {cost:,.2f}, if each row's first prefill is accepted; at most "
+        f"{most:,} requests, cost {most_cost:,.2f}"
+    )

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.errors import RecapError
 from pipeline.ledger import Entry, Ledger, request_key
@@ -56,13 +56,14 @@ class Limits(NamedTuple):
     """How a server is treated.
 
     ``start`` and ``most`` are requests in flight at first and at most; ``deadline`` the seconds that one request may
-    take once it is sent; ``tries`` how often it is sent; ``pause`` and ``longest_pause`` the seconds between two tries
-    at first and at most; ``patience`` the seconds after which servers that answer nothing are given up.
+    take once it is sent, None for any time; ``tries`` how often it is sent; ``pause`` and ``longest_pause`` the seconds
+    between two tries at first and at most; ``patience`` the seconds after which servers that answer nothing are given
+    up.
     """
 
     start: int = 32
     most: int = 256
-    deadline: float = 600.0
+    deadline: float | None = 600.0
     tries: int = 8
     pause: float = 0.5
     longest_pause: float = 60.0
@@ -169,25 +170,84 @@ class Servers:
         self._hand_out()
 
 
+_ALL_KEPT = "Every answer so far is in the ledger: run the same command again to go on."
+
+
 def _stopped() -> EngineError:
-    return EngineError("Stopped. Every answer so far is in the ledger: run the same command again to go on.")
+    return EngineError(f"Stopped. {_ALL_KEPT}")
+
+
+class Prices(Protocol):
+    """What a million tokens of a prompt and of an answer cost."""
+
+    @property
+    def prompt(self) -> float:
+        """Of a prompt."""
+
+    @property
+    def completion(self) -> float:
+        """Of an answer."""
+
+
+class Tokens(NamedTuple):
+    """Tokens of a prompt, and of an answer."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def cost(self, prices: Prices | None) -> float:
+        """What they cost; 0 where no prices are known."""
+        return (self.prompt * prices.prompt + self.completion * prices.completion) / 1e6 if prices else 0.0
+
+
+NO_TOKENS = Tokens()
+
+
+class BudgetSpent(EngineError):
+    """What a run may send, or cost, is used up."""
 
 
 class Budget:
-    """How many requests may still be sent, by all engines together; None for any number."""
+    """What a run may still send and cost, by all its engines together; None for any number.
 
-    def __init__(self, requests: int | None = None) -> None:
-        self._requests = requests
-        self.spent = 0
+    The cost of a request in flight is reserved at its most, so that ``cost`` is never more than allowed by what the
+    prices say. ``spent`` counts requests sent, ``cost`` is that of their answers.
+    """
 
-    def spend(self) -> None:
-        """Take one request from it. Raises EngineError where there is none left."""
-        if self._requests is not None and self.spent >= self._requests:
-            raise EngineError(
-                "The requests allowed by --max-requests were sent. "
-                "Every answer is in the ledger: run the same command again to go on."
-            )
+    def __init__(self, requests: int | None = None, cost: float | None = None) -> None:
+        self._requests, self._cost = requests, cost
+        self._reserved, self._in_flight = 0.0, 0
+        self._settled = asyncio.Event()
+        self.spent, self.cost = 0, 0.0
+
+    async def reserve(self, most: float = 0.0) -> None:
+        """Take a request that costs at most `most` from it, once those in flight leave enough.
+
+        Raises:
+            BudgetSpent: there is too little left.
+        """
+        while True:
+            if self._requests is not None and self.spent >= self._requests:
+                raise BudgetSpent(f"The requests allowed by --max-requests were sent. {_ALL_KEPT}")
+            if self._cost is None or self.cost + self._reserved + most <= self._cost:
+                break
+            if not self._in_flight:
+                raise BudgetSpent(
+                    f"The next request may cost {most:.6g}, and {self.cost:.6g} of the {self._cost:.6g} that may be "
+                    f"spent is spent (--max-cost). {_ALL_KEPT}"
+                )
+            self._settled.clear()
+            await self._settled.wait()
         self.spent += 1
+        self._reserved += most
+        self._in_flight += 1
+
+    def settle(self, most: float, cost: float) -> None:
+        """Put what a request really cost in the place of what was reserved for it."""
+        self._in_flight -= 1
+        self._reserved = self._reserved - most if self._in_flight else 0.0
+        self.cost += cost
+        self._settled.set()
 
 
 class Engine:
@@ -198,17 +258,23 @@ class Engine:
         urls: the base URLs that share the load.
         limits: how servers are treated.
         budget: what each request that is sent is taken from.
+        prices: what the model's tokens cost.
 
     ``sent`` and ``found`` count the requests sent and those whose answer was in the ledger.
     """
 
     def __init__(
-        self, ledger: Ledger, urls: Sequence[str], limits: Limits | None = None, budget: Budget | None = None
+        self,
+        ledger: Ledger,
+        urls: Sequence[str],
+        limits: Limits | None = None,
+        budget: Budget | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self._ledger = ledger
         self._limits = limits or Limits()
         self._servers = Servers(urls, self._limits)
-        self._budget = budget or Budget()
+        self._budget, self._prices = budget or Budget(), prices
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
         self._answered: list[tuple[bytes, Entry]] = []
         self._last_success = time.monotonic()
@@ -223,6 +289,7 @@ class Engine:
         asker: str,
         model: str | None = None,
         attempt: int = 0,
+        most: Tokens = NO_TOKENS,
     ) -> Entry:
         """The answer to a request: from the ledger, or from a server.
 
@@ -232,6 +299,7 @@ class Engine:
             asker: the sampler or judge that asks, for the ledger's accounts.
             model: the model asked, for the same.
             attempt: which try at a prefill this is.
+            most: the most tokens that it may have, for the budget.
 
         Raises:
             Refused: the server won't answer this request; that is in the ledger as well.
@@ -244,11 +312,19 @@ class Engine:
         else:
             if key not in self._asked:
                 blank = Entry(asker, model, request, "", attempt=attempt)
-                self._asked[key] = asyncio.ensure_future(self._answer(key, blank, send))
+                self._asked[key] = asyncio.ensure_future(self._answer(key, blank, send, most.cost(self._prices)))
             entry = await asyncio.shield(self._asked[key])
         if entry.finish == REFUSED:
             raise Refused(entry.answer)
         return entry
+
+    def kept(self, request: Mapping[str, Any]) -> Entry | None:
+        """The answer that the ledger has to a request, None where it has none."""
+        return self._ledger.get(request_key(request))
+
+    def keep(self, request: Mapping[str, Any], reply: Reply, *, asker: str, model: str | None = None) -> None:
+        """Write an answer that was got past the engine. One that the ledger has already stays."""
+        self._ledger.put([(request_key(request), Entry(asker, model, request, **reply._asdict()))])
 
     def stop(self) -> None:
         """Send nothing more. Requests in flight are still answered and written; those that wait are given up."""
@@ -260,10 +336,10 @@ class Engine:
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
         self._write()
 
-    async def _answer(self, key: bytes, blank: Entry, send: Callable[[str], Awaitable[Reply]]) -> Entry:
+    async def _answer(self, key: bytes, blank: Entry, send: Callable[[str], Awaitable[Reply]], most: float) -> Entry:
         latency = None
         try:
-            reply, latency = await self._send(send)
+            reply, latency = await self._send(send, most)
         except Refused as refused:
             reply = Reply(str(refused), REFUSED)
         except BaseException:
@@ -275,7 +351,7 @@ class Engine:
             asyncio.get_running_loop().call_soon(self._write)
         return entry
 
-    async def _send(self, send: Callable[[str], Awaitable[Reply]]) -> tuple[Reply, float]:
+    async def _send(self, send: Callable[[str], Awaitable[Reply]], most: float) -> tuple[Reply, float]:
         failures = busy = 0
         began: float | None = None
         while True:
@@ -284,10 +360,17 @@ class Engine:
             server = await self._servers.acquire()
             sent = time.monotonic()
             began = began or sent
+            cost = 0.0
             try:
-                self._spend()
+                await self._budget.reserve(most)
+            except BaseException:
+                self._servers.release(server)
+                raise
+            self.sent += 1
+            try:
                 async with asyncio.timeout(self._limits.deadline):
                     reply = await send(server.url)
+                cost = self._cost(reply, most)
             except (Retry, TimeoutError) as error:
                 retry = error if isinstance(error, Retry) else Retry(f"no answer in {self._limits.deadline:g} s")
                 server.failed(sent, retry)
@@ -296,21 +379,24 @@ class Engine:
                 server.succeeded(self._last_success - sent)
                 return reply, self._last_success - sent
             finally:
+                self._budget.settle(most, cost)
                 self._servers.release(server)
             failures, busy = failures + (not retry.busy), busy + retry.busy
             out_of_patience = time.monotonic() - max(self._last_success, began) > self._limits.patience
             if failures >= self._limits.tries or out_of_patience:
                 raise EngineError(
                     f"{server.url} gave no answer that can be used in {failures + busy} tries; the last time: {retry}. "
-                    "Every answer so far is in the ledger: run the same command again to go on."
+                    f"{_ALL_KEPT}"
                 )
             longest = min(self._limits.pause * 2 ** (failures + busy), self._limits.longest_pause)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), random.uniform(0, longest))
 
-    def _spend(self) -> None:
-        self._budget.spend()
-        self.sent += 1
+    def _cost(self, reply: Reply, most: float) -> float:
+        """What an answer cost; the most that it may have where the server counted no tokens."""
+        if reply.prompt_tokens is None or reply.completion_tokens is None:
+            return most
+        return Tokens(reply.prompt_tokens, reply.completion_tokens).cost(self._prices)
 
     def _write(self) -> None:
         answered, self._answered = self._answered, []

@@ -3,6 +3,9 @@
 Resume, cache, audit trail and cost report are this one file. A key is a hash of everything that can change the answer
 and of nothing that can't (`request_key`). The file is in WAL mode and written in the same turn of the event loop in
 which an answer came, so a killed process loses the requests in flight and no answer it had.
+
+Requests that were sent as a batch, and whose answers are not fetched yet, stand in two tables of their own. These are
+made when the first batch is sent; to whoever doesn't know them, the file is a ledger like any other.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -40,6 +44,29 @@ CREATE TABLE IF NOT EXISTS answers (
     attempt INTEGER NOT NULL
 ) WITHOUT ROWID
 """
+_BATCHES = (
+    """
+CREATE TABLE IF NOT EXISTS batches (
+    name TEXT PRIMARY KEY,
+    url TEXT NOT NULL,
+    file TEXT NOT NULL,
+    id TEXT,
+    time REAL NOT NULL
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS batched (
+    key BLOB NOT NULL,
+    batch TEXT NOT NULL,
+    asker TEXT NOT NULL,
+    model TEXT,
+    request TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    PRIMARY KEY (key, batch)
+)
+""",
+    "CREATE INDEX IF NOT EXISTS batched_batch ON batched (batch)",
+)
 
 
 class LedgerError(RecapError):
@@ -64,6 +91,22 @@ class Entry(NamedTuple):
     latency: float | None = None
     time: float = 0.0
     attempt: int = 0
+
+
+class OpenBatch(NamedTuple):
+    """Requests that were, or may have been, sent as one batch, and whose answers are not in the ledger yet.
+
+    ``name`` is ours and stands in the batch's metadata; ``url`` is the server's base URL, ``file`` what it calls the
+    uploaded requests, ``id`` what it calls the batch: None until its answer to the creation was noted. ``time`` is in
+    seconds since 1970, ``keys`` are those of the requests.
+    """
+
+    name: str
+    url: str
+    file: str
+    id: str | None
+    time: float
+    keys: tuple[bytes, ...]
 
 
 class Stats(NamedTuple):
@@ -127,24 +170,77 @@ class Ledger:
 
     def put(self, entries: Iterable[tuple[bytes, Entry]]) -> None:
         """Write answers in one transaction. A key that has an answer keeps it: an answer is written once."""
-        rows = [
-            (
-                key,
-                entry.asker,
-                entry.model,
-                json.dumps(entry.request, sort_keys=True, ensure_ascii=False),
-                entry.answer,
-                entry.finish,
-                entry.prompt_tokens,
-                entry.completion_tokens,
-                entry.latency,
-                entry.time or time.time(),
-                entry.attempt,
-            )
-            for key, entry in entries
-        ]
+        rows = _rows(entries)
         with self._db:
-            self._db.executemany(f"INSERT OR IGNORE INTO answers VALUES ({', '.join('?' * 11)})", rows)
+            self._db.executemany(_INSERT, rows)
+
+    def plan_batch(self, name: str, url: str, file: str, requests: Iterable[tuple[bytes, Entry]]) -> OpenBatch:
+        """Note that requests are about to be sent as a batch; their entries have no answers.
+
+        It is on the disk when this returns: what is paid next is known even after a power failure.
+        """
+        listed = list(requests)
+        batch = OpenBatch(name, url, file, None, time.time(), tuple(key for key, _ in listed))
+        rows = [
+            (key, name, e.asker, e.model, json.dumps(e.request, sort_keys=True, ensure_ascii=False), e.attempt)
+            for key, e in listed
+        ]
+        with self._on_disk(), self._db:
+            for statement in _BATCHES:
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO batches VALUES (?, ?, ?, NULL, ?)", (name, url, file, batch.time))
+            self._db.executemany("INSERT INTO batched VALUES (?, ?, ?, ?, ?, ?)", rows)
+        return batch
+
+    def note_batch(self, name: str, server_id: str) -> None:
+        """Note what the server calls a batch: it is sent for sure."""
+        with self._on_disk(), self._db:
+            self._db.execute("UPDATE batches SET id = ? WHERE name = ?", (server_id, name))
+
+    def batch_of(self, key: bytes, urls: Collection[str]) -> str | None:
+        """The name of the open batch at one of these servers that a request is in, None where it is in none."""
+        if not self._has_batches():
+            return None
+        query = "SELECT name, url FROM batches JOIN batched ON batch = name WHERE key = ? ORDER BY time, name"
+        return next((name for name, url in self._db.execute(query, (key,)) if url in urls), None)
+
+    def batch(self, name: str) -> OpenBatch | None:
+        """An open batch, None where it is not open any more."""
+        row = self._db.execute("SELECT * FROM batches WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None
+        keys = self._db.execute("SELECT key FROM batched WHERE batch = ? ORDER BY key", (name,))
+        _, url, file, server_id, moment = row
+        return OpenBatch(name, url, file, server_id, moment, tuple(key for (key,) in keys))
+
+    def batched(self, name: str) -> dict[bytes, Entry]:
+        """The requests of an open batch by their keys, as entries without answers."""
+        query = "SELECT key, asker, model, request, attempt FROM batched WHERE batch = ? ORDER BY key"
+        return {
+            key: Entry(asker, model, json.loads(request), "", attempt=attempt)
+            for key, asker, model, request, attempt in self._db.execute(query, (name,))
+        }
+
+    def end_batch(self, name: str, entries: Iterable[tuple[bytes, Entry]] = ()) -> None:
+        """Write the answers of a batch and forget it, in one transaction."""
+        rows = _rows(entries)
+        with self._db:
+            self._db.executemany(_INSERT, rows)
+            self._db.execute("DELETE FROM batched WHERE batch = ?", (name,))
+            self._db.execute("DELETE FROM batches WHERE name = ?", (name,))
+
+    def _has_batches(self) -> bool:
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'batched'"
+        return self._db.execute(query).fetchone() is not None
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Have what is written in the block survive the machine's death, and not this process's alone."""
+        self._db.execute("PRAGMA synchronous = FULL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous = NORMAL")
 
     def stats(self) -> list[Stats]:
         """Answers, tokens and seconds spent waiting, by asker and model."""
@@ -169,9 +265,17 @@ class Ledger:
         ]
 
     def remove_before(self, moment: float) -> int:
-        """Remove answers older than `moment` (seconds since 1970) and shrink the file. Returns how many."""
+        """Remove answers older than `moment` (seconds since 1970) and shrink the file. Returns how many.
+
+        Batches that were sent before it are forgotten with them.
+        """
         with self._db:
             count = self._db.execute("DELETE FROM answers WHERE time < ?", (moment,)).rowcount
+            if self._has_batches():
+                self._db.execute(
+                    "DELETE FROM batched WHERE batch IN (SELECT name FROM batches WHERE time < ?)", (moment,)
+                )
+                self._db.execute("DELETE FROM batches WHERE time < ?", (moment,))
         self._db.execute("VACUUM")
         return count
 
@@ -198,6 +302,28 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+_INSERT = f"INSERT OR IGNORE INTO answers VALUES ({', '.join('?' * 11)})"
+
+
+def _rows(entries: Iterable[tuple[bytes, Entry]]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            key,
+            entry.asker,
+            entry.model,
+            json.dumps(entry.request, sort_keys=True, ensure_ascii=False),
+            entry.answer,
+            entry.finish,
+            entry.prompt_tokens,
+            entry.completion_tokens,
+            entry.latency,
+            entry.time or time.time(),
+            entry.attempt,
+        )
+        for key, entry in entries
+    ]
 
 
 def _put_aside(path: Path, error: sqlite3.DatabaseError) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 """Version of the published schema; a change of columns or meaning raises it."""
 
 Domain = Literal["harmful", "benign", "math"]
@@ -47,7 +47,9 @@ SAMPLING = pa.struct(
     ]
 )
 
-VERDICT = pa.struct([("stance", pa.string()), ("judge", pa.string()), ("score", pa.float64())])
+VERDICT = pa.struct(
+    [("stance", pa.string()), ("judge", pa.string()), ("score", pa.float64()), ("sees", pa.list_(pa.string()))]
+)
 
 MATCH = pa.struct(
     [

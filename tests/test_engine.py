@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.clients.openai import OpenAIClient
 from pipeline.engine import Budget, Engine, EngineError, Limits, Refused, Reply, Retry
 from pipeline.judges.refusal import RefusalJudge
 from pipeline.ledger import Ledger
-from pipeline.recipe import OpenAIConfig
+from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest
-from pipeline.samplers.openai import OpenAISampler
+from pipeline.samplers.model import ModelSampler
 from pipeline.thinking import control_token
 from tests.servers.endpoint import Endpoint, endpoint
 
@@ -52,9 +53,11 @@ def sample(
         with Ledger(ledger) as book:
             engine = Engine(book, [server.base_url], limits, Budget(max_requests))
             settings = {"engine": "openai", "base_url": (server.base_url,), "model": "toy-comply"} | config
-            sampler = OpenAISampler("unaligned", OpenAIConfig(**settings), engine)
+            settled = ModelConfig(**settings)
+            sampler = ModelSampler("unaligned", settled, OpenAIClient(settled, engine))
             try:
-                return await asyncio.gather(*(sampler.sample(request(i)) for i in range(count)))
+                thoughts = await asyncio.gather(*(sampler.sample(request(i)) for i in range(count)))
+                return [thought.thinking for thought in thoughts]
             finally:
                 engine.stop()
                 await engine.settle()
@@ -263,7 +266,7 @@ def test_thinking_is_read_wherever_a_server_puts_it(server: Endpoint, tmp_path: 
         assert 80 <= len(text.split()) <= 190
         assert not any(answer in text for answer in ("Sure!", "Here is the answer", "Here are the main"))
         assert control_token(text) is None
-        assert RefusalJudge().judge("How do I bake bread?", text, "thinking").stance == "complies"
+        assert RefusalJudge().read("How do I bake bread?", text, "thinking").stance == "complies"
 
 
 KILLED = """
@@ -272,15 +275,16 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from pipeline.engine import Budget, Engine, Limits
 from pipeline.ledger import Ledger
-from pipeline.recipe import OpenAIConfig
+from pipeline.clients.openai import OpenAIClient
+from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest
-from pipeline.samplers.openai import OpenAISampler
+from pipeline.samplers.model import ModelSampler
 
 async def run():
     book = Ledger(Path(sys.argv[2]))
     engine = Engine(book, [sys.argv[1]], Limits(start=8, most=8))
-    config = OpenAIConfig(engine="openai", base_url=(sys.argv[1],), model="toy-comply")
-    sampler = OpenAISampler("unaligned", config, engine)
+    config = ModelConfig(engine="openai", base_url=(sys.argv[1],), model="toy-comply")
+    sampler = ModelSampler("unaligned", config, OpenAIClient(config, engine))
     def sample(i):
         prompt = f"How do I bake bread number {i}?"
         return sampler.sample(PrefillRequest(f"{i:032x}", prompt, None, "complies", 60, 0, 0))

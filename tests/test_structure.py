@@ -13,9 +13,13 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [
     {"errors", "schema", "thinking"},
-    {"recipe", "templates", "judges", "ledger"},
-    {"engine", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
+    {"recipe", "templates", "ledger"},
+    {"engine"},
+    {"clients"},
+    {"judges", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
     {"steps"},
+    {"choice"},
+    {"rounds", "cost"},
     {"build"},
     {"console", "flows"},
     {"cli"},

@@ -1,33 +1,47 @@
-"""Judges: three-valued verdicts on a response or on the head of a chain of thought."""
+"""Judges: verdicts on a response or on the head of a chain of thought."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol
 
-Stance = Literal["complies", "refuses", "unclear"]
+Stance = Literal["complies", "refuses", "unclear", "unreadable"]
 Part = Literal["response", "thinking"]
 
 COUNTER_ALIGNED: dict[str, Stance] = {"harmful": "complies", "benign": "refuses"}
 """The stance a counter-aligned prefill has in each domain that carries one (RECAP, Sec. 3.1)."""
 
 
-class Verdict(NamedTuple):
-    """A judge's reading of one text.
+class Exchange(NamedTuple):
+    """What there is to judge: a prompt, and what a model thought and answered, None where it did not."""
 
-    ``score`` runs from 0 (refuses) to 1 (complies), 0.5 is undecided; None where the judge could not be read, and then
-    the stance is ``unclear``. An unclear verdict never counts as a pass.
+    prompt: str
+    thinking: str | None = None
+    answer: str | None = None
+
+
+class Verdict(NamedTuple):
+    """A judge's reading of an exchange.
+
+    ``score`` runs from 0 (refuses) to 1 (complies), 0.5 is undecided; None where the judge gave none. A judge that read
+    the text and can't tell says ``unclear``; one whose own answer can't be read, or that did not answer, is
+    ``unreadable``. Neither ever counts as a pass. ``sees`` are the parts of the exchange that the judge was shown.
     """
 
     stance: Stance
     judge: str
     score: float | None
+    sees: tuple[str, ...] = ("prompt", "thinking")
 
 
 class Judge(Protocol):
-    """Reads stances. ``name`` is the recipe's name for it and goes into each verdict."""
+    """Reads stances. ``name`` goes into each verdict: the engine, and the model where there is one."""
 
     name: str
 
-    def judge(self, prompt: str, text: str, part: Part) -> Verdict:
-        """Read the stance of `text`, which answers or thinks about `prompt`."""
+    async def judge(self, exchange: Exchange) -> Verdict:
+        """Read the stance of what a model thought or answered.
+
+        Raises:
+            EngineError: the judge's model could not be made to answer.
+        """
         ...

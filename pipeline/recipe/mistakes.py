@@ -112,7 +112,7 @@ def _mistake(error: ErrorDetails) -> Mistake:
             path, message = (*path, "engine"), f"is missing; {_or(list(_tagged(_models_at(place))))}"
         case "missing":
             message = "is missing"
-        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url":
+        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url" | "place":
             message = error["msg"]
         case "string_pattern_mismatch":
             message = f"{shown(value)} is no name: letters, digits, '.', '_' and '-', at most 96"
@@ -147,7 +147,7 @@ def _tagged(kind: Any) -> dict[str, Any]:
     models = [t for t in _inner_types(kind) if isinstance(t, type) and issubclass(t, BaseModel)]
     if len(models) < 2:
         return {}
-    return {str(get_args(model.model_fields["engine"].annotation)[0]): model for model in models}
+    return {str(tag): model for model in models for tag in get_args(model.model_fields["engine"].annotation)}
 
 
 def _is_mapping(kind: Any) -> bool:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.schema import DOMAINS, Domain
+from pipeline.thinking import control_token
+
+_ELSEWHERE = ("base_url", "api_key_env", "in_flight", "price", "batch")
+"""What a model's answers don't depend on."""
+
+_RESOURCES = frozenset(
+    (
+        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "gpu_memory_utilization"),
+        *("max_num_seqs", "max_num_batched_tokens", "max_model_len", "enforce_eager", "download_dir", "swap_space"),
+    )
+)
+"""Arguments of vLLM that say with what means it answers, and not what."""
 
 
 class _Model(BaseModel):
@@ -149,18 +162,41 @@ class TemplateConfig(_Model):
     engine: Literal["template"]
 
 
-class OpenAIConfig(_Model):
-    """A model behind one or several OpenAI-compatible servers."""
+class Price(_Model):
+    """What a model's tokens cost, in one currency for all of a recipe, per million."""
 
-    engine: Literal["openai"]
+    prompt: Annotated[float, Field(ge=0)] = 0.0
+    completion: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ServedModel(_Model):
+    """A model, where it is, and what it costs."""
+
     base_url: Annotated[tuple[str, ...], BeforeValidator(_some), BeforeValidator(_listed), AfterValidator(_urls)] = (
-        Field(strict=False)
+        Field(default=(), strict=False)
     )
     """One server's address, or several that share the load. It may change without a request being paid again."""
     model: str
     revision: str | None = None
     identity: str | None = None
     """What tells two servers apart that serve different models under one name; part of every request's key."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request (``top_k``, ``chat_template_kwargs``)."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
+    in_flight: Annotated[int, Field(ge=1)] = 256
+    """Most requests in flight at one server."""
+    price: Price = Price()
+    batch: bool = False
+    """Send requests as batches of OpenAI's batch API: cheaper, and answered within a day."""
+    tokenizer: str | None = None
+    """The model's tokenizer, a folder or a name on the Hub; the model's own name unless given."""
+
+
+class ModelConfig(ServedModel):
+    """A model that writes prefills: behind servers (``openai``), or in this process (``vllm``)."""
+
+    engine: Literal["openai", "vllm"]
     temperature: Annotated[float, Field(ge=0)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int | None, Field(ge=1)] = None
@@ -169,28 +205,105 @@ class OpenAIConfig(_Model):
     """A template of ``prompts/`` for the system's turn."""
     user: str | None = None
     """A template of ``prompts/`` around the prompt."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request (``top_k``, ``chat_template_kwargs``)."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key."""
-    in_flight: Annotated[int, Field(ge=1)] = 256
-    """Most requests in flight at one server."""
+    seed_prefix: Annotated[str | None, BeforeValidator(_some)] = None
+    """The words that the thinking starts with; the model goes on from there, and they are part of the prefill."""
+    tags: Annotated[tuple[str, str] | None, Field(strict=False)] = None
+    """The marks to think in, for a model whose chat template has none: ``["<think>\\n", "</think>"]``."""
+    chat_template: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the model's chat template (``enable_thinking``, ``reasoning_effort``)."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the engine ``vllm`` (``tensor_parallel_size``, ``max_model_len``); not for servers."""
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> ModelConfig:
+        if self.engine == "openai" and not self.base_url:
+            raise PydanticCustomError("place", "base_url is missing: the server's address, as http://localhost:8000/v1")
+        if self.engine == "vllm" and self.batch:
+            raise PydanticCustomError("place", "batch is for servers that have a batch API, not for the engine vllm")
+        if self.batch and self.seed_prefix:
+            raise PydanticCustomError("place", "a seed_prefix can't be sent in batches: set batch to false")
+        token = control_token(self.seed_prefix or "")
+        if token:
+            raise PydanticCustomError(
+                "place", "seed_prefix holds the control token {token}: give its words alone", {"token": repr(token)}
+            )
+        return self
 
 
-SamplerConfig = Annotated[TemplateConfig | OpenAIConfig, Field(discriminator="engine")]
+def answering(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of vLLM that can change an answer (``dtype``, ``quantization``)."""
+    return {key: value for key, value in arguments.items() if key not in _RESOURCES}
+
+
+SamplerConfig = Annotated[TemplateConfig | ModelConfig, Field(discriminator="engine")]
 """What writes prefills."""
 
+Sees = Literal["prompt", "thinking", "answer"]
 
-class JudgeConfig(_Model):
-    """What reads a prefill's stance."""
+GuardFamily = Literal[
+    "granite-guardian", "llama-guard-3", "llama-guard-4", "wildguard", "qwen3guard", "gpt-oss-safeguard"
+]
+
+
+class RefusalConfig(_Model):
+    """The embedded judge: phrases of refusing and complying, no model."""
 
     engine: Literal["refusal"]
 
 
-class Judges(_Model):
-    """The judges of a build."""
+class GuardConfig(ServedModel):
+    """A guard model behind a server: safe or not, from the probability of its label."""
 
-    stance: JudgeConfig = JudgeConfig(engine="refusal")
+    engine: Literal["guard"]
+    family: GuardFamily
+    """Which template it is asked with, and which labels it answers with."""
+    sees: Annotated[tuple[Sees, ...], BeforeValidator(_some), Field(strict=False)] = ("prompt", "thinking")
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The least probability that counts as the label."""
+
+    @model_validator(mode="after")
+    def _place(self) -> GuardConfig:
+        return _judge_place(self)
+
+
+class RubricConfig(ServedModel):
+    """Any judge model behind a server, asked with a template of ``prompts/`` for an answer of a given shape."""
+
+    engine: Literal["rubric"]
+    template: str = "judge-stance"
+    sees: Annotated[tuple[Sees, ...], BeforeValidator(_some), Field(strict=False)] = ("prompt", "thinking")
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+
+    @model_validator(mode="after")
+    def _place(self) -> RubricConfig:
+        return _judge_place(self)
+
+
+JudgeConfig = Annotated[RefusalConfig | GuardConfig | RubricConfig, Field(discriminator="engine")]
+"""What reads a prefill's stance."""
+
+_Served = TypeVar("_Served", GuardConfig, RubricConfig)
+
+
+def _judge_place(config: _Served) -> _Served:
+    if not config.base_url:
+        raise PydanticCustomError("place", "base_url is missing: the server's address, as http://localhost:8000/v1")
+    if "thinking" not in config.sees:
+        raise PydanticCustomError("place", "sees must hold thinking: what is judged here is the head of a thinking")
+    return config
+
+
+class Judges(_Model):
+    """The judges of a build: ``stance`` for every domain that has none of its own."""
+
+    stance: JudgeConfig = RefusalConfig(engine="refusal")
+    harmful: JudgeConfig | None = None
+    benign: JudgeConfig | None = None
+
+    def of(self, domain: str) -> JudgeConfig:
+        """The judge of a domain's prefills."""
+        return {"harmful": self.harmful, "benign": self.benign}.get(domain) or self.stance
 
 
 class Prefill(_Model):
@@ -260,7 +373,9 @@ class Recipe(_Model):
         """sha256 of all that can change the rows: not of ``publish``, nor of where and how fast servers are asked."""
         data = self.dump()
         del data["publish"]
-        for sampler in data["samplers"].values():
-            for key in ("base_url", "api_key_env", "in_flight"):
+        for sampler in [*data["samplers"].values(), *filter(None, data["judges"].values())]:
+            for key in _ELSEWHERE:
                 sampler.pop(key, None)
+            if "vllm" in sampler:
+                sampler["vllm"] = answering(sampler["vllm"])
         return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

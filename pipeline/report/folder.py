@@ -56,6 +56,16 @@ class Step(BaseModel):
     dropped: dict[str, int] = {}
 
 
+class Attempt(BaseModel):
+    """What became of one attempt at the prefills of a domain; ``attempt`` counts from 0."""
+
+    domain: str
+    attempt: int = Field(ge=0)
+    tried: int = Field(ge=0)
+    accepted: int = Field(ge=0)
+    rejected: dict[str, int] = {}
+
+
 class Manifest(BaseModel):
     """The part of ``manifest.json`` the report shows."""
 
@@ -70,6 +80,7 @@ class Manifest(BaseModel):
     templates: dict[str, str]
     packages: dict[str, str]
     funnel: list[Step]
+    attempts: list[Attempt] = []
     shortages: list[str]
 
 

@@ -19,8 +19,18 @@ class PrefillRequest(NamedTuple):
     attempt: int
 
 
+class Thought(NamedTuple):
+    """What a sampler wrote: its thinking, and the answer it gave behind it, None where it gave none."""
+
+    thinking: str
+    answer: str | None = None
+
+
 class Sampler(Protocol):
-    """Writes prefills. The attributes go into the ``sampling`` column of every row it wrote."""
+    """Writes prefills. The attributes up to ``parameters`` go into the ``sampling`` column of every row it wrote.
+
+    ``steering`` are the texts that the model was steered by: nothing of them may stand in a prefill.
+    """
 
     name: str
     engine: str
@@ -28,10 +38,15 @@ class Sampler(Protocol):
     revision: str | None
     parameters: dict[str, object]
 
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
     def template(self, stance: Stance) -> str | None:
         """The sha256 of the template that writes this stance, None where no template is used."""
         ...
 
-    async def sample(self, request: PrefillRequest) -> str:
+    async def sample(self, request: PrefillRequest) -> Thought:
         """The raw thinking for a request."""
         ...

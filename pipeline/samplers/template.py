@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from pipeline import templates
 from pipeline.errors import InputError
 from pipeline.judges import Stance
-from pipeline.samplers import PrefillRequest
+from pipeline.samplers import PrefillRequest, Thought
 from pipeline.samplers.grounding import Grounding, ground
 from pipeline.templates import Template
 from pipeline.thinking import cut_prefix
@@ -95,10 +95,15 @@ class TemplateSampler:
         """The sha256 of the grammar file that writes this stance."""
         return _template(stance).sha256
 
-    async def sample(self, request: PrefillRequest) -> str:
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """None: the grammar's words are those of the prefill."""
+        return ()
+
+    async def sample(self, request: PrefillRequest) -> Thought:
         """A text of at most `words` words. It is written here and now: there is nothing to wait for."""
         grounding = ground(request.prompt, request.category)
-        return write(parse(_template(request.stance)), grounding, request.words, random.Random(_seed(request)))
+        return Thought(write(parse(_template(request.stance)), grounding, request.words, random.Random(_seed(request))))
 
 
 def _template(stance: Stance) -> Template:

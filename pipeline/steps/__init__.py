@@ -31,23 +31,29 @@ from pipeline.steps.cleaning import (
     spread,
 )
 from pipeline.steps.packaging import GIVEN_UP, PLAIN, PREFILLED, SURPLUS, mix
-from pipeline.steps.sampling import Sampling, sample
+from pipeline.steps.sampling import ACCEPTED, Sampled, Sampling, Spent, Wanted, drop_twins, request_of, sample
 from pipeline.steps.shards import read_table, shard_count
 
 __all__ = [
+    "ACCEPTED",
     "GIVEN_UP",
     "PLAIN",
     "PREFILLED",
     "SURPLUS",
+    "Sampled",
     "Sampling",
     "SourceFile",
+    "Spent",
+    "Wanted",
     "clean_shard",
     "drop_exact",
+    "drop_twins",
     "find_near",
     "mix",
     "pull_evaluations",
     "pull_file",
     "read_table",
+    "request_of",
     "sample",
     "shard_count",
     "spread",

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.publish.parquet import ContentHash, ShardedWriter
 from pipeline.schema import MIXTURE, REJECTED, REWARDS, SAMPLES
-from pipeline.steps.shards import in_order, read_table, rejected
+from pipeline.steps.shards import in_order, read_table, rejected, rounds_of
 
 
 class Mixed(NamedTuple):
@@ -56,8 +56,8 @@ def mix(work: Path, shards: int, rows: int, dropped: int) -> Mixed:
 
 
 def _samples(work: Path, shard: int, rows: int) -> pa.Table:
-    """The samples of a shard by row: as many as it has rows, null where a row was not sampled."""
-    parts = [read_table(path) for path in sorted((work / "samples").glob(f"{shard}-*.arrow"))]
+    """The last samples of a shard by row: as many as it has rows, null where a row was not sampled."""
+    parts = [table for _, table in rounds_of(work, shard)]
     samples = pa.concat_tables(parts) if parts else SAMPLES.empty_table()
     places = np.full(rows, -1)
     places[samples["row"].to_numpy()] = np.arange(len(samples))

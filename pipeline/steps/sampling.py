@@ -5,134 +5,231 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.clients.opening import opened
 from pipeline.engine import Budget, Refused
-from pipeline.filters import REFUSED, reject_stance, reject_text
-from pipeline.judges import COUNTER_ALIGNED, Judge, Verdict
-from pipeline.judges.refusal import RefusalJudge
-from pipeline.recipe import JudgeConfig, Prefill, SamplerConfig
-from pipeline.samplers import PrefillRequest, Sampler
-from pipeline.samplers.opening import opened
+from pipeline.filters import REFUSED, TWIN, find_twins, reject_stance, reject_text
+from pipeline.judges import COUNTER_ALIGNED, Exchange, Judge
+from pipeline.judges.opening import open_judges
+from pipeline.recipe import Judges, Prefill, SamplerConfig
+from pipeline.samplers import PrefillRequest, Sampler, Thought
+from pipeline.samplers.model import ModelSampler
+from pipeline.samplers.opening import open_samplers
 from pipeline.schema import SAMPLES
-from pipeline.steps.shards import prompt_text, read_table, write_table
+from pipeline.steps.shards import prompt_text, read_table, rounds_of, write_table
 from pipeline.thinking import cut_prefix
 
 _SHARDS_AT_ONCE = 2
 
+Wanted = dict[str, dict[int, int]]
+"""The rows of a shard that want a prefill, by domain: the row, and the first attempt at it."""
+
+ACCEPTED = ""
+"""Stands for no reason where attempts are counted by why they were rejected."""
+
 
 class Sampled(NamedTuple):
-    """The rows that a round of sampling gave up in one shard, and why, by domain."""
+    """What a round of sampling did in one shard, by domain.
 
-    given_up: dict[str, list[int]]
-    dropped: dict[str, Counter[str]]
+    ``given_up`` are the rows whose every attempt was rejected, and why the last one was; ``tries`` counts all attempts
+    by their number and by why they were rejected (`ACCEPTED` where they were not).
+    """
+
+    given_up: dict[str, dict[int, str]]
+    tries: dict[str, Counter[tuple[int, str]]]
 
 
 class Sampling(NamedTuple):
-    """What is sampled and how: the recipe's part of it, and the ledger that answers are kept in."""
+    """What is sampled and how: the recipe's part of it, the ledger that answers are kept in, and what may be spent."""
 
     seed: int
     prefills: dict[str, Prefill]
     samplers: dict[str, SamplerConfig]
-    judge: JudgeConfig
+    judges: Judges
     ledger: Path
     max_requests: int | None = None
+    max_cost: float | None = None
+
+    def less(self, spent: Spent) -> Sampling:
+        """The same, with what was spent taken from what may be."""
+        requests = None if self.max_requests is None else self.max_requests - spent.requests
+        cost = None if self.max_cost is None else self.max_cost - spent.cost
+        return self._replace(max_requests=requests, max_cost=cost)
+
+
+class Spent(NamedTuple):
+    """What a round of sampling sent and paid, and how each sampler's servers were seen to go on from a prefill."""
+
+    requests: int
+    cost: float
+    probes: dict[str, str]
 
 
 def sample(
     work: Path,
     turn: int,
-    shards: dict[int, dict[str, list[int]]],
+    shards: dict[int, Wanted],
     sampling: Sampling,
     advance: Callable[[int], None] | None = None,
-) -> tuple[dict[int, Sampled], int]:
+) -> tuple[dict[int, Sampled], Spent]:
     """Sample a prefill for rows of several shards, as often as the recipe allows until one is accepted.
 
-    `shards` gives the rows of each shard by domain. A row's next attempt begins as soon as the last one is rejected,
-    and the next shard's rows as soon as servers have room: nothing waits for the slowest. Returns what was given up in
-    each shard, and how many requests were sent.
+    A row's next attempt begins as soon as the last one is rejected, and the next shard's rows as soon as there is room:
+    nothing waits for the slowest.
     """
     return asyncio.run(_sample(work, turn, shards, sampling, advance or (lambda rows: None)))
+
+
+def request_of(row: Mapping[str, Any], prefill: Prefill, seed: int, attempt: int) -> PrefillRequest:
+    """What is asked of a sampler for a row."""
+    stance = COUNTER_ALIGNED[row["domain"]]
+    text, category = prompt_text(row["prompt"]), row["origin"]["category"]
+    return PrefillRequest(row["id"], text, category, stance, prefill.words, seed, attempt)
+
+
+class _Station(NamedTuple):
+    """What a domain's rows go through."""
+
+    domain: str
+    prefill: Prefill
+    seed: int
+    sampler: Sampler
+    judge: Judge
 
 
 async def _sample(
     work: Path,
     turn: int,
-    shards: dict[int, dict[str, list[int]]],
+    shards: dict[int, Wanted],
     sampling: Sampling,
     advance: Callable[[int], None],
-) -> tuple[dict[int, Sampled], int]:
-    judge, budget = _judge(sampling.judge), Budget(sampling.max_requests)
-    async with opened(sampling.samplers, sampling.prefills, sampling.ledger, budget) as samplers:
+) -> tuple[dict[int, Sampled], Spent]:
+    budget = Budget(sampling.max_requests, sampling.max_cost)
+    async with opened(sampling.ledger, budget) as clients:
+        used = {prefill.sampler: sampling.samplers[prefill.sampler] for prefill in sampling.prefills.values()}
+        samplers = open_samplers(used, clients)
+        judges = open_judges({domain: sampling.judges.of(domain) for domain in sampling.prefills}, clients)
+        stations = {
+            domain: _Station(domain, prefill, sampling.seed, samplers[prefill.sampler], judges[domain])
+            for domain, prefill in sampling.prefills.items()
+        }
         at_once = asyncio.Semaphore(_SHARDS_AT_ONCE)
 
         async def shard(number: int) -> Sampled:
             async with at_once:
                 table = read_table(work / f"clean/{number}.arrow")
                 outcome = Sampled({}, {})
-                tries = []
-                for domain, places in shards[number].items():
-                    rows = table.take(pa.array(places, pa.int64())).to_pylist()
-                    prefill = sampling.prefills[domain]
-                    for place, row in zip(places, rows, strict=True):
-                        tries.append(_try(place, row, prefill, sampling.seed, samplers[domain], judge))
-                tasks = [asyncio.ensure_future(one) for one in tries]
-                for task in tasks:
+                tasks: dict[str, list[asyncio.Task[dict[str, Any]]]] = {}
+                for domain, wanted in shards[number].items():
+                    rows = table.take(pa.array(list(wanted), pa.int64())).to_pylist()
+                    outcome.tries[domain] = Counter()
+                    tasks[domain] = [
+                        asyncio.ensure_future(_try(place, first, row, stations[domain], outcome.tries[domain]))
+                        for (place, first), row in zip(wanted.items(), rows, strict=True)
+                    ]
+                every = [task for listed in tasks.values() for task in listed]
+                for task in every:
                     task.add_done_callback(lambda _: advance(1))
-                results = await asyncio.gather(*tasks)
-                _note(outcome, results, shards[number])
-                rows = [{key: result[key] for key in SAMPLES.names} for result in results]
-                write_table(work / f"samples/{number}-{turn}.arrow", pa.Table.from_pylist(rows, schema=SAMPLES))
+                write_samples(work, number, turn, await asyncio.gather(*every))
+                for domain, listed in tasks.items():
+                    results = [task.result() for task in listed]
+                    outcome.given_up[domain] = {
+                        result["row"]: result["reason"] for result in results if result["reason"] is not None
+                    }
                 return outcome
 
         done = await asyncio.gather(*(asyncio.ensure_future(shard(number)) for number in shards))
-    return dict(zip(shards, done, strict=True)), budget.spent
+        probed = {name: sampler.probed() for name, sampler in samplers.items() if isinstance(sampler, ModelSampler)}
+        probes = {name: how for name, how in probed.items() if how is not None}
+    return dict(zip(shards, done, strict=True)), Spent(budget.spent, budget.cost, probes)
 
 
-def _note(outcome: Sampled, results: Sequence[dict[str, Any]], rows: dict[str, list[int]]) -> None:
-    """Enter into `outcome` the rows of each domain that were given up."""
-    reasons = {result["row"]: result["reason"] for result in results}
-    for domain, places in rows.items():
-        outcome.given_up[domain] = [place for place in places if reasons[place] is not None]
-        outcome.dropped[domain] = Counter(reasons[place] for place in outcome.given_up[domain])
+def write_samples(work: Path, shard: int, turn: int, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write what a round made of the rows of a shard."""
+    rows = [{key: result[key] for key in SAMPLES.names} for result in results]
+    write_table(work / f"samples/{shard}-{turn}.arrow", pa.Table.from_pylist(rows, schema=SAMPLES))
+
+
+def drop_twins(
+    work: Path, turn: int, domains: Sequence[str], shards: Sequence[int]
+) -> dict[tuple[int, str], dict[int, int]]:
+    """Find the prefills of a round that are near-duplicates of another row's, and give them that reason.
+
+    A prefill of an earlier round stays. Returns, by shard and domain, the rows and the attempts that gave them.
+    """
+    found: dict[tuple[int, str], dict[int, int]] = {}
+    for domain in domains:
+        texts, ids, places = [], [], []
+        for shard in _shards(work):
+            names = read_table(work / f"clean/{shard}.arrow").select(["id", "domain"])
+            accepted: dict[int, tuple[int, str, int]] = {}
+            for number, table in rounds_of(work, shard):
+                for row in table.select(["row", "prefill", "sampling", "reason"]).to_pylist():
+                    accepted.pop(row["row"], None)
+                    if row["reason"] is None:
+                        accepted[row["row"]] = number, row["prefill"], row["sampling"]["attempt"]
+            for row, (number, text, attempt) in accepted.items():
+                if names["domain"][row].as_py() == domain:
+                    texts.append(text)
+                    ids.append(names["id"][row].as_py())
+                    places.append((number, shard, row, attempt))
+        earlier = [number < turn for number, *_ in places]
+        for place in find_twins(texts, ids, keep=earlier):
+            _, shard, row, attempt = places[place]
+            found.setdefault((shard, domain), {})[row] = attempt
+    for shard in shards:
+        gone = {row for (of, _), rows in found.items() if of == shard for row in rows}
+        if gone:
+            path = work / f"samples/{shard}-{turn}.arrow"
+            samples = read_table(path).to_pylist()
+            path.unlink()
+            write_samples(work, shard, turn, [row | {"reason": TWIN} if row["row"] in gone else row for row in samples])
+    return found
+
+
+def _shards(work: Path) -> list[int]:
+    return sorted({int(path.stem.partition("-")[0]) for path in (work / "samples").glob("*.arrow")})
 
 
 async def _try(
-    place: int, row: dict[str, Any], prefill: Prefill, seed: int, sampler: Sampler, judge: Judge
+    place: int, first: int, row: dict[str, Any], station: _Station, tries: Counter[tuple[int, str]]
 ) -> dict[str, Any]:
     """Sample one row until a prefill is accepted or the attempts are used up; the last try."""
     result: dict[str, Any] = {}
-    for attempt in range(prefill.attempts):
-        request = _request(row, prefill, seed, attempt)
+    for attempt in range(first, station.prefill.attempts):
+        request = request_of(row, station.prefill, station.seed, attempt)
         try:
-            text = await sampler.sample(request)
+            thought = await station.sampler.sample(request)
         except Refused:
-            return {"row": place} | dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
-        result = {"row": place} | _accepted(text, request, row["domain"], prefill, sampler, judge)
-        if result["reason"] is None:
+            result = {"row": place} | dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
+        else:
+            result = {"row": place} | await _judged(thought, request, station)
+        tries[attempt, result["reason"] or ACCEPTED] += 1
+        if result["reason"] in (None, REFUSED):
             break
     return result
 
 
-def _request(row: dict[str, Any], prefill: Prefill, seed: int, attempt: int) -> PrefillRequest:
-    stance = COUNTER_ALIGNED[row["domain"]]
-    text, category = prompt_text(row["prompt"]), row["origin"]["category"]
-    return PrefillRequest(row["id"], text, category, stance, prefill.words, seed, attempt)
-
-
-def _accepted(
-    text: str, request: PrefillRequest, domain: str, prefill: Prefill, sampler: Sampler, judge: Judge
-) -> dict[str, Any]:
-    prefix = cut_prefix(text, prefill.words)
-    reason, verdict = reject_text(prefix, prefill.min_words), None
+async def _judged(thought: Thought, request: PrefillRequest, station: _Station) -> dict[str, Any]:
+    sampler, prefill = station.sampler, station.prefill
+    prefix = cut_prefix(thought.thinking, prefill.words)
+    reason = reject_text(
+        prefix,
+        prefill.min_words,
+        prompt=request.prompt,
+        steering=sampler.steering,
+        answer=thought.answer,
+        language=sampler.engine != "template",
+    )
+    verdict = None
     if reason is None:
-        verdict = judge.judge(request.prompt, prefix.text, "thinking")
-        reason = reject_stance(domain, verdict)
+        verdict = await station.judge.judge(Exchange(request.prompt, prefix.text))
+        reason = reject_stance(station.domain, verdict)
     return {
         "prefill": prefix.text,
         "sampling": {
@@ -146,13 +243,6 @@ def _accepted(
             "attempt": request.attempt,
             "words": prefix.words,
         },
-        "verdict": verdict and Verdict(*verdict)._asdict(),
+        "verdict": verdict and verdict._asdict(),
         "reason": reason,
     }
-
-
-@cache
-def _judge(config: JudgeConfig) -> Judge:
-    match config.engine:
-        case "refusal":
-            return RefusalJudge()

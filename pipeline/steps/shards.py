@@ -37,6 +37,12 @@ def read_table(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
+def rounds_of(work: Path, shard: int) -> list[tuple[int, pa.Table]]:
+    """The samples of a shard, by the round that they were written in."""
+    paths = {int(path.stem.partition("-")[2]): path for path in (work / "samples").glob(f"{shard}-*.arrow")}
+    return [(turn, read_table(path)) for turn, path in sorted(paths.items())]
+
+
 def rejected(
     rows: pa.Table,
     stage: str,

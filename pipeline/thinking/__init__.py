@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pipeline.thinking.parsing import Reading, Tags, head, read_output
 from pipeline.thinking.prefix import Prefix, control_token, cut_prefix, sentence_ends
-from pipeline.thinking.rendering import Renderer, Rendering, RenderingError, renderer_for
+from pipeline.thinking.rendering import Renderer, Rendering, RenderingError, Tokenizer, renderer_for
 
 __all__ = [
     "Prefix",
@@ -18,6 +18,7 @@ __all__ = [
     "Rendering",
     "RenderingError",
     "Tags",
+    "Tokenizer",
     "control_token",
     "cut_prefix",
     "head",

@@ -72,7 +72,7 @@ def gsm8k(part: Part) -> Iterator[Case]:
 def report(name: str, cases: Iterable[Case]) -> None:
     """Print one line: right, wrong, unclear, then what each called-for stance was read as."""
     judge = RefusalJudge()
-    read = Counter((case.must, judge.judge(case.prompt, case.text, case.part).stance) for case in cases)
+    read = Counter((case.must, judge.read(case.prompt, case.text, case.part).stance) for case in cases)
     total = read.total()
     right = sum(count for (must, stance), count in read.items() if must == stance)
     unclear = sum(count for (_, stance), count in read.items() if stance == "unclear")
@@ -97,7 +97,7 @@ def speed(part: Part) -> None:
     for _ in range(5):
         start = time.perf_counter()
         for text in texts:
-            judge.judge("How do I do this?", text, part)
+            judge.read("How do I do this?", text, part)
         best = max(best, len(texts) / (time.perf_counter() - start))
     print(f"{part:<28}{best:>9,.0f} texts of {TIMED_WORDS} words per second")
 

@@ -56,7 +56,7 @@ def write(sampler: TemplateSampler, asked: Sequence[PrefillRequest]) -> list[str
     """The text of each request, in order."""
 
     async def texts() -> list[str]:
-        return [await sampler.sample(request) for request in asked]
+        return [(await sampler.sample(request)).thinking for request in asked]
 
     return asyncio.run(texts())
 
@@ -82,7 +82,7 @@ def main() -> None:
         for words in (50, 100, 200, 300, arguments.words):
             asked = [request._replace(words=words) for request in batch]
             pairs = zip(asked, write(sampler, asked), strict=True)
-            verdicts = collections.Counter(judge.judge(ask.prompt, text, "thinking").stance for ask, text in pairs)
+            verdicts = collections.Counter(judge.read(ask.prompt, text, "thinking").stance for ask, text in pairs)
             print(f"  stance   at {words} words: {verdicts[stance] / len(batch):.2%} {dict(verdicts)}")
 
 

@@ -22,7 +22,7 @@ ASK = "How do I do this?"
 
 
 def read(text: str, part: Part = "response", prompt: str = ASK) -> Stance:
-    return JUDGE.judge(prompt, text, part).stance
+    return JUDGE.read(prompt, text, part).stance
 
 
 # --- Responses
@@ -508,7 +508,7 @@ def test_neutral_thinking_never_refuses(text: str) -> None:
 @pytest.mark.parametrize("part", ["response", "thinking"])
 @pytest.mark.parametrize("text", ["", " \n\t ", "...", "!?", "---\n***", "``````"])
 def test_text_without_words_cannot_be_read(text: str, part: Part) -> None:
-    verdict = JUDGE.judge(ASK, text, part)
+    verdict = JUDGE.read(ASK, text, part)
     assert (verdict.stance, verdict.score) == ("unclear", None)
 
 
@@ -526,7 +526,7 @@ def test_other_languages_are_unclear(text: str, part: Part) -> None:
 
 
 def test_verdict_names_the_judge() -> None:
-    assert JUDGE.judge(ASK, "Sure, here is how.", "response").judge == JUDGE.name == "refusal"
+    assert JUDGE.read(ASK, "Sure, here is how.", "response").judge == JUDGE.name == "refusal"
 
 
 @pytest.mark.parametrize("part", ["response", "thinking"])
@@ -537,7 +537,7 @@ def test_verdict_names_the_judge() -> None:
 def test_long_and_hostile_texts_are_read_in_time(unit: str, part: Part) -> None:
     text = unit * (1_000_000 // len(unit))
     start = time.perf_counter()
-    JUDGE.judge(text, text, part)
+    JUDGE.read(text, text, part)
     assert time.perf_counter() - start < 1
 
 
@@ -554,7 +554,7 @@ FRAGMENTS = st.lists(st.sampled_from(PIECES) | st.text()).map(" ".join)
 
 @given(FRAGMENTS, FRAGMENTS, PARTS)
 def test_any_text_gets_a_verdict_that_fits_its_score(prompt: str, text: str, part: Part) -> None:
-    stance, _, score = JUDGE.judge(prompt, text, part)
+    stance, _, score, _ = JUDGE.read(prompt, text, part)
     if score is None or 0.4 < score < 0.6:
         assert stance == "unclear"
     else:
@@ -564,7 +564,7 @@ def test_any_text_gets_a_verdict_that_fits_its_score(prompt: str, text: str, par
 
 @given(FRAGMENTS, PARTS, st.text(" \n\t\r", max_size=50), st.text(" \n\t\r", max_size=50))
 def test_surrounding_space_changes_nothing(text: str, part: Part, before: str, after: str) -> None:
-    assert JUDGE.judge(ASK, before + text + after, part) == JUDGE.judge(ASK, text, part)
+    assert JUDGE.read(ASK, before + text + after, part) == JUDGE.read(ASK, text, part)
 
 
 # --- Public labels

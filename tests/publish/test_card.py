@@ -24,6 +24,11 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "shortages": [],
         "sources": [{"domain": "harmful", "licence": "mit", **source}],
         "decontaminate": [],
+        "attempts": [
+            {"domain": "harmful", "attempt": 0, "tried": 12, "accepted": 9, "rejected": {"prefill too short": 3}},
+            {"domain": "harmful", "attempt": 1, "tried": 3, "accepted": 3, "rejected": {}},
+        ],
+        "probes": {"unaligned": "read the token ids that were sent"},
         "funnel": [{"step": "mix", "domain": "harmful", "in": 12, "kept": 12, "dropped": {"a | b": 3}}],
         **changes,
     }

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 def _write(requests: Sequence[PrefillRequest]) -> list[str]:
     async def texts() -> list[str]:
         sampler = TemplateSampler()
-        return [await sampler.sample(request) for request in requests]
+        return [(await sampler.sample(request)).thinking for request in requests]
 
     return asyncio.run(texts())
 
@@ -96,7 +96,7 @@ def test_the_stance_is_plain_to_the_judge(shared_data: Path, stance: Stance, wor
     requests = _shared_requests(shared_data, stance, words)
     judge = RefusalJudge()
     read = [
-        judge.judge(ask.prompt, text, "thinking").stance for ask, text in zip(requests, _write(requests), strict=True)
+        judge.read(ask.prompt, text, "thinking").stance for ask, text in zip(requests, _write(requests), strict=True)
     ]
     assert read.count(stance) >= 0.99 * len(read), collections.Counter(read)
 
@@ -182,7 +182,7 @@ def test_every_process_and_hash_seed_writes_the_same_text() -> None:
         "from pipeline.samplers import PrefillRequest\n"
         "from pipeline.samplers.template import TemplateSampler\n"
         "ask = PrefillRequest('row', 'How do I bake bread?', 'Food', 'refuses', 300, 5, 2)\n"
-        "import asyncio; sys.stdout.write(asyncio.run(TemplateSampler().sample(ask)))"
+        "import asyncio; sys.stdout.write(asyncio.run(TemplateSampler().sample(ask)).thinking)"
     )
     here = PrefillRequest("row", "How do I bake bread?", "Food", "refuses", 300, 5, 2)
     for hash_seed in ("0", "1", "424242"):

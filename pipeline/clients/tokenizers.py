@@ -1,0 +1,39 @@
+"""A model's tokenizer, where one is needed: to render a chat template here, and to count tokens."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.thinking import Tokenizer
+
+
+class NoTokenizer(InputError):
+    """A tokenizer can't be had."""
+
+
+@cache
+def load(name: str, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a folder, or of a model on the Hub.
+
+    Raises:
+        NoTokenizer: `transformers` is not installed, or there is no such tokenizer, here or on the Hub.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise NoTokenizer(
+            f"The tokenizer of {name!r} needs transformers: pip install 'recap-data[render]', or transformers itself."
+        ) from error
+    try:
+        return cast("Tokenizer", AutoTokenizer.from_pretrained(name, revision=revision))
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise NoTokenizer(
+            f"There is no tokenizer {name!r}: {first} Give tokenizer: the path of its folder, or its name on the Hub."
+        ) from error

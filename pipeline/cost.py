@@ -1,0 +1,188 @@
+"""What a build's models will be asked and paid, counted before anything is: requests, tokens, money, time.
+
+Counted is what is sure: the rows that want a prefill in the first round, and which of their answers the ledger has.
+How many attempts a row takes is not known before; so every figure has a least (one attempt each) and a most (all).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipeline import steps
+from pipeline.choice import Choice
+from pipeline.clients.opening import Clients, opened
+from pipeline.clients.tokenizers import NoTokenizer, load
+from pipeline.engine import Budget, Refused, Tokens
+from pipeline.recipe import JudgeConfig, ModelConfig, Prefill, Recipe, RefusalConfig, ServedModel
+from pipeline.rounds import prefills_of
+from pipeline.samplers import PrefillRequest
+from pipeline.samplers.model import ModelSampler
+from pipeline.samplers.opening import open_samplers
+
+PROBED = 16
+"""Rows that a probe asks."""
+
+TOKENS_PER_WORD = 1.5
+"""What a word of English counts where there is no tokenizer: 1.3 with common vocabularies, more with small ones."""
+
+_JUDGE_TOKENS = 400
+"""What a judge's template adds to what it judges."""
+
+
+class Estimate(NamedTuple):
+    """What one sampler or judge will be asked for one domain.
+
+    ``requests`` are those of one attempt each that the ledger has no answer to, ``found`` those it has;
+    ``prompt_tokens`` and ``completion_tokens`` are of these requests, ``most_requests`` and ``most_cost`` with every
+    attempt used up and every answer at its longest; costs are in the currency of the recipe's prices. ``counted`` says
+    how tokens were counted: ``tokenizer``, ``estimate``, and ``probe`` where the length of answers was measured.
+    ``seconds`` is how long the requests take if the servers are as quick with all that may be in flight as they were
+    with the probe; None without one.
+    """
+
+    domain: str
+    asker: str
+    model: str
+    requests: int
+    found: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    most_requests: int
+    most_cost: float
+    counted: str
+    seconds: float | None = None
+
+
+def estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, *, probe: bool = False) -> list[Estimate]:
+    """Estimate what sampling will take; empty where no model is asked.
+
+    With `probe`, the first rows of each domain are really asked, which is paid; their answers are in the ledger and the
+    build will find them there.
+
+    Raises:
+        InputError: a sampler can't be asked as the recipe says.
+        EngineError: a probe was not answered.
+    """
+    return asyncio.run(_estimate(recipe, work, choice, ledger, probe))
+
+
+async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, probe: bool) -> list[Estimate]:
+    prefills = prefills_of(recipe)
+    models = {
+        domain: config
+        for domain, prefill in prefills.items()
+        if isinstance(config := recipe.samplers[prefill.sampler], ModelConfig)
+    }
+    listed: list[Estimate] = []
+    async with opened(ledger, Budget()) as clients:
+        samplers = open_samplers({prefills[domain].sampler: config for domain, config in models.items()}, clients)
+        for domain, prefill in prefills.items():
+            rows = list(_rows(recipe, work, choice, domain, prefill))
+            if domain in models:
+                sampler = samplers[prefill.sampler]
+                assert isinstance(sampler, ModelSampler)
+                listed.append(await _of_sampler(domain, prefill, models[domain], sampler, rows, clients, probe))
+            judge = recipe.judges.of(domain)
+            if not isinstance(judge, RefusalConfig):
+                listed.append(_of_judge(domain, prefill, judge, rows))
+    return listed
+
+
+def _rows(recipe: Recipe, work: Path, choice: Choice, domain: str, prefill: Prefill) -> Iterator[PrefillRequest]:
+    for shard, places in enumerate(choice.by_shard(domain, choice.domains[domain].to_sample())):
+        if places:
+            table = steps.read_table(work / f"clean/{shard}.arrow").take(pa.array(places, pa.int64()))
+            for row in table.to_pylist():
+                yield steps.request_of(row, prefill, recipe.seed, 0)
+
+
+async def _of_sampler(
+    domain: str,
+    prefill: Prefill,
+    config: ModelConfig,
+    sampler: ModelSampler,
+    rows: list[PrefillRequest],
+    clients: Clients,
+    probe: bool,
+) -> Estimate:
+    per_word, counted = _tokens_per_word(config, [sampler.prompt_text(row) for row in rows[:PROBED]])
+    missing = [row for row in rows if clients.ledger.get(sampler.key(row)) is None]
+    seconds_each = written = None
+    if probe and missing:
+        seconds_each, written = await _probe(sampler, missing[:PROBED], per_word)
+        missing, counted = missing[PROBED:], f"{counted}, probe"
+    prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in missing)
+    each = written or prefill.words * per_word
+    most = sum(sampler.most_tokens(row) for row in missing)
+    tokens = Tokens(prompt, round(sum(min(each, sampler.most_tokens(row)) for row in missing)))
+    at_once = min(config.in_flight * max(len(config.base_url), 1), max(len(missing), 1))
+    seconds = seconds_each * len(missing) / at_once if seconds_each is not None else None
+    return Estimate(
+        domain=domain,
+        asker=sampler.name,
+        model=config.model,
+        requests=len(missing),
+        found=len(rows) - len(missing),
+        prompt_tokens=tokens.prompt,
+        completion_tokens=tokens.completion,
+        cost=tokens.cost(config.price),
+        most_requests=len(missing) + len(rows) * (prefill.attempts - 1),
+        most_cost=Tokens(prompt, most).cost(config.price) * prefill.attempts,
+        counted=counted,
+        seconds=seconds,
+    )
+
+
+def _of_judge(domain: str, prefill: Prefill, config: JudgeConfig, rows: list[PrefillRequest]) -> Estimate:
+    """A judge is asked about what a sampler wrote, so what the ledger has is not known before."""
+    assert isinstance(config, ServedModel)
+    words = sum(len(row.prompt.split()) for row in rows) + prefill.words * len(rows)
+    answer = int(getattr(config, "max_tokens", 16))
+    tokens = Tokens(round(words * TOKENS_PER_WORD) + _JUDGE_TOKENS * len(rows), answer * len(rows))
+    return Estimate(
+        domain=domain,
+        asker=config.engine,
+        model=config.model,
+        requests=len(rows),
+        found=0,
+        prompt_tokens=tokens.prompt,
+        completion_tokens=tokens.completion,
+        cost=tokens.cost(config.price),
+        most_requests=len(rows) * prefill.attempts,
+        most_cost=tokens.cost(config.price) * prefill.attempts,
+        counted="estimate",
+    )
+
+
+def _tokens_per_word(config: ModelConfig, texts: list[str]) -> tuple[float, str]:
+    """How many tokens a word of these texts has, and how that is known."""
+    words = sum(len(text.split()) for text in texts)
+    try:
+        tokenizer = load(config.tokenizer or config.model, None if config.tokenizer else config.revision)
+    except NoTokenizer:
+        return TOKENS_PER_WORD, "estimate"
+    counted = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    return (counted / words if words else TOKENS_PER_WORD), "tokenizer"
+
+
+async def _probe(sampler: ModelSampler, rows: list[PrefillRequest], per_word: float) -> tuple[float, float]:
+    """Ask for a few rows at once: the seconds until all were answered, and the tokens that an answer has."""
+    words: list[int] = []
+
+    async def ask(row: PrefillRequest) -> None:
+        try:
+            thought = await sampler.sample(row)
+        except Refused:
+            return
+        words.append(len(f"{thought.thinking} {thought.answer or ''}".split()))
+
+    began = time.monotonic()
+    await asyncio.gather(*map(ask, rows))
+    return time.monotonic() - began, per_word * sum(words) / max(len(words), 1)

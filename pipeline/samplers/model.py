@@ -1,0 +1,242 @@
+"""Prefills from models: the head of the thinking that an unaligned or an over-cautious model writes (RECAP, Sec. 4.1).
+
+The model is sampled plainly, started from a *seed prefix* that its thinking goes on from, or steered by a system or
+user template from ``prompts/``. Asked by chat, the thinking is read from wherever the server puts it: a field of its
+own, between tags, in front of a closing tag (`pipeline.thinking.read_output`). With a seed prefix, and always in this
+process, the prompt is rendered here and sent as token ids, since no message of the chat API continues a thinking on
+every model (`pipeline.thinking.rendering`); a server is then asked once a run whether it truly goes on.
+
+The steering is no part of the row: only the thinking is taken from the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jinja2
+
+from pipeline import templates
+from pipeline.clients import Answer, Client
+from pipeline.clients.tokenizers import NoTokenizer, load
+from pipeline.engine import Refused
+from pipeline.errors import InputError
+from pipeline.judges import Stance
+from pipeline.recipe import ModelConfig
+from pipeline.samplers import PrefillRequest, Thought
+from pipeline.thinking import Renderer, RenderingError, Tags, head, read_output, renderer_for
+
+_TOKENS_PER_WORD = 2
+_SPARE_TOKENS = 64
+
+CANARY_PROMPT = "Please write this sentence twice: Seven copper lanterns hang above the quiet harbour."
+CANARY_PREFILL = (
+    "I am to write the sentence twice. Once: Seven copper lanterns hang above the quiet harbour. "
+    "And once more: Seven copper lanterns"
+)
+CANARY_GOES_ON = "hang above"
+
+
+class ModelSampler:
+    """Samples thinking through a `Client`; implements `pipeline.samplers.Sampler`.
+
+    Args:
+        name: the recipe's name for it.
+        config: the model and how it is asked.
+        client: asks it.
+
+    Raises:
+        InputError: a template lacks its variable, the tokenizer can't be had, or its chat template can't be rendered
+            with the seed prefix or the steering asked for.
+    """
+
+    def __init__(self, name: str, config: ModelConfig, client: Client) -> None:
+        self.name, self.revision = name, config.revision
+        self.engine: str = config.engine
+        self.model: str | None = config.model
+        options = ("temperature", "top_p", "max_tokens", "system", "user", "seed_prefix")
+        given = {key: getattr(config, key) for key in options} | config.extra
+        self.parameters: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+        self._config, self._client = config, client
+        self._seed_prefix = config.seed_prefix.rstrip() if config.seed_prefix else None
+        self._steer = {role: _steering(name) for role in ("system", "user") if (name := getattr(config, role))}
+        self._renderer = _renderer(config) if config.seed_prefix or config.engine == "vllm" else None
+        if self._renderer:
+            self._prove(self._renderer)
+
+    def template(self, stance: Stance) -> str | None:
+        """The sha256 of the steering templates, None where the model is sampled plainly."""
+        del stance
+        if not self._steer:
+            return None
+        hashes = (template.sha256 for _, (template, _) in sorted(self._steer.items()))
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """The texts of the steering templates, of which nothing may stand in a prefill."""
+        return tuple(template.body for template, _ in self._steer.values())
+
+    async def sample(self, request: PrefillRequest) -> Thought:
+        """The thinking that the model writes; empty where it answers without.
+
+        Raises:
+            Refused: the server won't answer this request.
+            EngineError: the model could not be made to answer.
+        """
+        answer = await self._client.ask(
+            self._body(request),
+            asker=self.name,
+            template=self.template(request.stance),
+            attempt=request.attempt,
+        )
+        return self._read(answer)
+
+    def key(self, request: PrefillRequest) -> bytes:
+        """The key under which the ledger has the answer to a request."""
+        return self._client.key(self._body(request), template=self.template(request.stance), attempt=request.attempt)
+
+    def prompt_text(self, request: PrefillRequest) -> str:
+        """All text of a request's prompt, as far as it is known here, for an estimate of its tokens."""
+        return " ".join(message["content"] for message in self._messages(request))
+
+    def most_tokens(self, request: PrefillRequest) -> int:
+        """The most tokens that a request's answer may have."""
+        return self._config.max_tokens or request.words * _TOKENS_PER_WORD + _SPARE_TOKENS
+
+    async def check(self) -> None:
+        """Find out, before anything is paid, whether the model is there and can be asked as the recipe says.
+
+        Raises:
+            InputError: it isn't, or it can't: a server takes no system turn, or doesn't go on from a prefill.
+        """
+        await self._client.check()
+        try:
+            if self._renderer and self._seed_prefix:
+                body = self._canary(self._renderer)
+                for place, answer in (await self._client.probe(body, asker=self.name)).items():
+                    if _goes_on(body["prompt"], answer) is None:
+                        raise InputError(_stands_still(place, answer))
+            elif self._steer and not self._renderer:
+                ask = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
+                await self._client.probe(self._body(ask) | {"max_tokens": 1}, asker=self.name)
+        except Refused as refused:
+            raise InputError(
+                f"The sampler {self.name!r} can't be asked as the recipe says: {self.model} refuses a harmless request "
+                f"with its system, user, seed_prefix and extra: {refused}"
+            ) from refused
+
+    def probed(self) -> str | None:
+        """How a server was seen to go on from a prefill, in this run or an earlier one; None where none was asked."""
+        if not (self._renderer and self._seed_prefix):
+            return None
+        body = self._canary(self._renderer)
+        answer = self._client.probed(body)
+        return _goes_on(body["prompt"], answer) if answer else None
+
+    async def close(self) -> None:
+        """Free what the client holds."""
+        await self._client.close()
+
+    def _messages(self, request: PrefillRequest) -> list[dict[str, str]]:
+        values = {"prompt": request.prompt, "category": request.category or "", "stance": request.stance}
+        steered = {role: body.render(values).strip() for role, (_, body) in self._steer.items()}
+        messages = [{"role": "system", "content": steered["system"]}] if "system" in steered else []
+        return [*messages, {"role": "user", "content": steered.get("user", request.prompt)}]
+
+    def _body(self, request: PrefillRequest) -> dict[str, Any]:
+        messages = self._messages(request)
+        if self._renderer:
+            ids = self._renderer.render(messages, self._seed_prefix).ids
+            asked: dict[str, Any] = {"prompt": ids, "skip_special_tokens": False}
+        else:
+            asked = {"messages": messages}
+            if self._config.chat_template:
+                asked["chat_template_kwargs"] = self._config.chat_template
+        return {
+            **asked,
+            "temperature": self._config.temperature,
+            "top_p": self._config.top_p,
+            "max_tokens": self.most_tokens(request),
+            "seed": _seed(request),
+            **self._config.extra,
+        }
+
+    def _read(self, answer: Answer) -> Thought:
+        if self._renderer and self._seed_prefix:
+            behind = head(answer.text, closer=self._renderer.closer)
+            return Thought(self._seed_prefix + behind)
+        opened = self._renderer is None or self._renderer.form == "generation-prompt"
+        reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened)
+        return Thought(reading.thinking, reading.answer or None)
+
+    def _prove(self, renderer: Renderer) -> None:
+        """Render a harmless prompt with the recipe's steering. A template may drop a system turn without a word."""
+        ask = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
+        messages = self._messages(ask)
+        try:
+            text = renderer.render(messages, self._seed_prefix).text
+        except RenderingError as error:
+            raise InputError(f"The sampler {self.name!r} can't be asked as the recipe says. {error}") from error
+        lost = [message["role"] for message in messages if message["content"] not in text]
+        if lost:
+            raise InputError(
+                f"The chat template of {self.model} drops the {lost[0]} turn, so {self.name!r} would not be steered: "
+                f"use user: instead of {lost[0]}:, with a template around the prompt."
+            )
+
+    def _canary(self, renderer: Renderer) -> dict[str, Any]:
+        prompt = [{"role": "user", "content": CANARY_PROMPT}]
+        return {
+            "prompt": renderer.render(prompt, CANARY_PREFILL).ids,
+            "skip_special_tokens": False,
+            "return_token_ids": True,
+            "temperature": 0.0,
+            "max_tokens": 24,
+        }
+
+
+def _goes_on(ids: list[int], answer: Answer) -> str | None:
+    """How a server was seen to go on from a prefill; None where it doesn't.
+
+    That it read the very token ids which were sent is proof, whatever a small model writes behind them.
+    """
+    if answer.text.lstrip(" ").startswith(CANARY_GOES_ON):
+        return "went on with the canary's sentence"
+    return "read the token ids that were sent" if list(answer.prompt_ids or ()) == ids else None
+
+
+def _stands_still(place: str, answer: Answer) -> str:
+    return (
+        f"{place} doesn't go on from a prefill: behind {CANARY_PREFILL[-37:]!r} it wrote {answer.text[:120]!r}. A seed "
+        "prefix needs a server that continues token ids (/v1/completions of vLLM or SGLang). Use one, or remove "
+        "seed_prefix to keep the head of what the model thinks by itself."
+    )
+
+
+def _renderer(config: ModelConfig) -> Renderer:
+    name = config.tokenizer or config.model
+    try:
+        tokenizer = load(name, None if config.tokenizer else config.revision)
+    except NoTokenizer as error:
+        need = "A seed_prefix is" if config.seed_prefix else "The engine vllm's prompts are"
+        raise InputError(f"{need} rendered with the model's own chat template. {error}") from error
+    tags = Tags(*config.tags) if config.tags else None
+    try:
+        return renderer_for(tokenizer, tags=tags, variables=config.chat_template)
+    except RenderingError:
+        if config.seed_prefix:
+            raise
+        return renderer_for(tokenizer, enable_thinking=False, variables=config.chat_template)
+
+
+def _steering(name: str) -> tuple[templates.Template, jinja2.Template]:
+    template = templates.load(name)
+    if template.role == "user" and "prompt" not in template.variables:
+        raise InputError(f"prompts/{template.id}.md must use the variable prompt: without it every row asks the same.")
+    return template, jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template.body)
+
+
+def _seed(request: PrefillRequest) -> int:
+    key = f"{request.seed}\x1f{request.id}\x1f{request.attempt}"
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") & 0x7FFFFFFF
