@@ -46,8 +46,8 @@ class Plan(NamedTuple):
 
     ``funnel`` has the steps up to ``choose``, which cost nothing and were really taken; ``prefills`` is by domain:
     ``sampler``, ``rows``, ``words`` (at most), ``attempts``; ``estimates`` says what models will be asked;
-    ``shortages`` says which quotas can't be met; ``notes`` is what a user of the known datasets among the sources should
-    know.
+    ``shortages`` says which quotas can't be met; ``notes`` is what a user of the known datasets among the sources
+    should know.
     """
 
     out: Path

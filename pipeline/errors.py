@@ -32,3 +32,16 @@ class ShortageError(RecapError):
 
 class OutputError(RecapError):
     """The output folder can't be written, is in use, or is not a build of ours."""
+
+
+_HUB_LIBRARIES = {"huggingface_hub", "datasets", "fsspec", "httpx2", "httpx", "requests", "aiohttp"}
+
+
+def is_hub_error(error: Exception) -> bool:
+    """Whether the Hub's libraries raised it: the network, the Hub, or a name that they don't take.
+
+    The transport under huggingface_hub changes between its versions and its errors share no base, so an error is theirs
+    when its class comes from one of their modules.
+    """
+    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return isinstance(error, OSError | ValueError) or bool(modules & _HUB_LIBRARIES)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, is_hub_error
 
 if TYPE_CHECKING:
     from pipeline.thinking import Tokenizer
+
+
+_TIMEOUT = 10
+"""Seconds that the Hub has to answer."""
 
 
 class NoTokenizer(InputError):
@@ -31,9 +36,24 @@ def load(name: str, revision: str | None = None) -> Tokenizer:
             f"The tokenizer of {name!r} needs transformers: pip install 'recap-data[render]', or transformers itself."
         ) from error
     try:
-        return cast("Tokenizer", AutoTokenizer.from_pretrained(name, revision=revision))
-    except (OSError, ValueError, KeyError) as error:
+        try:
+            found = AutoTokenizer.from_pretrained(name, revision=revision, local_files_only=True)
+        except OSError:
+            if not Path(name).exists():
+                _ask_for(name, revision)
+            found = AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception as error:
+        if not is_hub_error(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise NoTokenizer(
             f"There is no tokenizer {name!r}: {first} Give tokenizer: the path of its folder, or its name on the Hub."
         ) from error
+    return cast("Tokenizer", found)
+
+
+def _ask_for(name: str, revision: str | None) -> None:
+    """Find out whether the Hub has the model. `transformers` would try again for a minute where it can't be reached."""
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(name, revision=revision, timeout=_TIMEOUT)

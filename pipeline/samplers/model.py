@@ -15,6 +15,7 @@ import hashlib
 from typing import Any
 
 import jinja2
+from jinja2.meta import find_undeclared_variables
 
 from pipeline import templates
 from pipeline.clients import Answer, Client
@@ -35,6 +36,10 @@ CANARY_PREFILL = (
     "And once more: Seven copper lanterns"
 )
 CANARY_GOES_ON = "hang above"
+
+
+_VARIABLES = ("prompt", "category", "stance")
+_HARMLESS = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
 
 
 class ModelSampler:
@@ -61,8 +66,7 @@ class ModelSampler:
         self._seed_prefix = config.seed_prefix.rstrip() if config.seed_prefix else None
         self._steer = {role: _steering(name) for role in ("system", "user") if (name := getattr(config, role))}
         self._renderer = _renderer(config) if config.seed_prefix or config.engine == "vllm" else None
-        if self._renderer:
-            self._prove(self._renderer)
+        self._try_out()
 
     def template(self, stance: Stance) -> str | None:
         """The sha256 of the steering templates, None where the model is sampled plainly."""
@@ -118,8 +122,7 @@ class ModelSampler:
                     if _goes_on(body["prompt"], answer) is None:
                         raise InputError(_stands_still(place, answer))
             elif self._steer and not self._renderer:
-                ask = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
-                await self._client.probe(self._body(ask) | {"max_tokens": 1}, asker=self.name)
+                await self._client.probe(self._body(_HARMLESS) | {"max_tokens": 1}, asker=self.name)
         except Refused as refused:
             raise InputError(
                 f"The sampler {self.name!r} can't be asked as the recipe says: {self.model} refuses a harmless request "
@@ -170,20 +173,12 @@ class ModelSampler:
         reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened)
         return Thought(reading.thinking, reading.answer or None)
 
-    def _prove(self, renderer: Renderer) -> None:
-        """Render a harmless prompt with the recipe's steering. A template may drop a system turn without a word."""
-        ask = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
-        messages = self._messages(ask)
+    def _try_out(self) -> None:
+        """Make a harmless request. A template may want a variable that there is none of, or write no system turn."""
         try:
-            text = renderer.render(messages, self._seed_prefix).text
+            self._body(_HARMLESS)
         except RenderingError as error:
             raise InputError(f"The sampler {self.name!r} can't be asked as the recipe says. {error}") from error
-        lost = [message["role"] for message in messages if message["content"] not in text]
-        if lost:
-            raise InputError(
-                f"The chat template of {self.model} drops the {lost[0]} turn, so {self.name!r} would not be steered: "
-                f"use user: instead of {lost[0]}:, with a template around the prompt."
-            )
 
     def _canary(self, renderer: Renderer) -> dict[str, Any]:
         prompt = [{"role": "user", "content": CANARY_PROMPT}]
@@ -234,7 +229,14 @@ def _steering(name: str) -> tuple[templates.Template, jinja2.Template]:
     template = templates.load(name)
     if template.role == "user" and "prompt" not in template.variables:
         raise InputError(f"prompts/{template.id}.md must use the variable prompt: without it every row asks the same.")
-    return template, jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template.body)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    unknown = find_undeclared_variables(environment.parse(template.body)) - set(_VARIABLES)
+    if unknown:
+        raise InputError(
+            f"prompts/{template.id}.md uses the variable {sorted(unknown)[0]}, which no sampler has. It may use: "
+            f"{', '.join(_VARIABLES)}."
+        )
+    return template, environment.from_string(template.body)
 
 
 def _seed(request: PrefillRequest) -> int:

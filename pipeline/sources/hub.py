@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, is_hub_error
 from pipeline.recipe import Source
 
 _TIMEOUT = 10
 """Seconds that the Hub has to answer; its client adds a few."""
-
-_LIBRARIES = {"huggingface_hub", "datasets", "fsspec", "httpx2", "httpx", "requests", "aiohttp"}
 
 
 def resolve(source: Source) -> tuple[str, str | None]:
@@ -48,16 +46,11 @@ def records(source: Source, commit: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _explained(source: Source) -> Iterator[None]:
-    """Turn what the Hub's libraries raise into a SourceError.
-
-    The transport under huggingface_hub changes between its versions and its errors share no base, so an error is theirs
-    when its class comes from one of their modules.
-    """
+    """Turn what the Hub's libraries raise into a SourceError."""
     try:
         yield
     except Exception as error:
-        modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-        if not isinstance(error, OSError | ValueError) and not modules & _LIBRARIES:
+        if not is_hub_error(error):
             raise
         raise SourceError(_message(source, error)) from error
 
