@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline import __version__, schema, steps, templates
 from pipeline.choice import Choice
+from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
 from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
@@ -109,7 +110,7 @@ def build(
         inputs = _inputs(loaded)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
-        with folder.work_folder(out) as work:
+        with folder.work_folder(out) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             choice = Choice(work, cleaned.shards, inputs.recipe)
             _check_quotas(choice, cleaned.funnel, allow_short)
@@ -138,7 +139,7 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
     try:
         folder.check_output(out)
         inputs = _inputs(loaded)
-        with folder.work_folder(out) as work:
+        with folder.work_folder(out) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             choice = Choice(work, cleaned.shards, inputs.recipe)
             book = ledger or out.parent / LEDGER

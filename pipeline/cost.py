@@ -19,6 +19,7 @@ from pipeline.choice import Choice
 from pipeline.clients.opening import Clients, opened
 from pipeline.clients.tokenizers import NoTokenizer, load
 from pipeline.engine import Budget, Refused, Tokens
+from pipeline.judges.opening import open_judges
 from pipeline.recipe import JudgeConfig, ModelConfig, Prefill, Recipe, RefusalConfig, ServedModel
 from pipeline.rounds import prefills_of
 from pipeline.samplers import PrefillRequest
@@ -67,7 +68,7 @@ def estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, *, probe:
     build will find them there.
 
     Raises:
-        InputError: a sampler can't be asked as the recipe says.
+        InputError: a sampler or judge can't be asked as the recipe says.
         EngineError: a probe was not answered.
     """
     return asyncio.run(_estimate(recipe, work, choice, ledger, probe))
@@ -83,6 +84,7 @@ async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, pr
     listed: list[Estimate] = []
     async with opened(ledger, Budget()) as clients:
         samplers = open_samplers({prefills[domain].sampler: config for domain, config in models.items()}, clients)
+        open_judges({domain: recipe.judges.of(domain) for domain in prefills}, clients)
         for domain, prefill in prefills.items():
             rows = list(_rows(recipe, work, choice, domain, prefill))
             if domain in models:

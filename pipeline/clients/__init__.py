@@ -83,9 +83,17 @@ def read_entry(entry: Entry | Reply) -> Answer:
     """The answer that the ledger keeps as JSON."""
     kept = json.loads(entry.answer)
     reasoning = next((kept[key] for key in ("reasoning", "reasoning_content") if kept.get(key)), None)
-    logprobs = tuple(dict(place) for place in kept["logprobs"]) if kept.get("logprobs") else None
+    logprobs = tuple(map(_likeliest, kept["logprobs"])) if kept.get("logprobs") else None
     ids = tuple(kept["prompt_token_ids"]) if kept.get("prompt_token_ids") else None
     return Answer(kept.get("text") or kept.get("content") or "", reasoning, entry.finish, logprobs, ids)
+
+
+def _likeliest(place: list[tuple[str, float]]) -> dict[str, float]:
+    """Tokens by text, each with its best log-probability: two ids may read alike once they are text."""
+    best: dict[str, float] = {}
+    for token, logprob in place:
+        best[token] = max(logprob, best.get(token, logprob))
+    return best
 
 
 def most_tokens(body: Mapping[str, Any]) -> Tokens:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.clients import Client
 from pipeline.clients.batch import BatchClient, BatchLimits
 from pipeline.clients.openai import OpenAIClient
-from pipeline.clients.vllm import HERE, LocalModel, VLLMClient
+from pipeline.clients.vllm import HERE, VLLMClient, local_model
 from pipeline.engine import Budget, Engine, Limits
 from pipeline.ledger import Ledger
 from pipeline.recipe import ModelConfig, ServedModel
@@ -25,7 +25,6 @@ class Clients:
     def __init__(self, stack: AsyncExitStack, ledger: Path, budget: Budget, batches: BatchLimits) -> None:
         self._stack, self._path, self._budget, self._batches = stack, ledger, budget, batches
         self._ledger: Ledger | None = None
-        self._local: dict[str, LocalModel] = {}
         self._checked: asyncio.Future[None] | None = None
         self.checks: list[Callable[[], Awaitable[None]]] = []
 
@@ -40,10 +39,9 @@ class Clients:
         """A client for a model. It is closed with the run, after what is in flight was answered and written."""
         client: Client
         if isinstance(config, ModelConfig) and config.engine == "vllm":
-            model = self._local.setdefault(LocalModel.identity(config), LocalModel(config))
             limits = Limits(start=config.in_flight, most=config.in_flight, deadline=None)
             engine = Engine(self.ledger, HERE, limits, self._budget, config.price)
-            client = VLLMClient(config, engine, model, self._check)
+            client = VLLMClient(config, engine, local_model(config), self._check)
         else:
             limits = Limits(start=min(Limits().start, config.in_flight), most=config.in_flight)
             engine = Engine(self.ledger, config.base_url, limits, self._budget, config.price)

@@ -7,39 +7,49 @@ ledger, takes token ids, and batches whatever is in flight continuously.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
+import multiprocessing
 import os
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clients import Answer, most_tokens, read_entry
-from pipeline.engine import Engine, Refused, Reply
-from pipeline.errors import InputError, RecapError
+from pipeline.engine import Engine, EngineError, Refused, Reply
+from pipeline.errors import InputError
 from pipeline.ledger import request_key
 from pipeline.recipe import ModelConfig, answering
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+"""Set in the environment unless it says something else: errors only, and processes that inherit no threads."""
+
 HERE = ("this process",)
 """The one place that requests are sent to, for the engine's accounts."""
 
 
+_SHUTDOWN = 30.0
+"""Seconds that an engine has to end its processes; the default of 5 is too little for one."""
+
+
 class LocalModel:
-    """One model's engine, started when it is first asked."""
+    """One model's engine, started when it is first asked, in an event loop of its own.
+
+    It outlives the event loop of whoever asks: a build samples in rounds, and starting an engine takes a minute.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self._started: asyncio.Future[AsyncLLM] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+        self._started: asyncio.Task[AsyncLLM] | None = None
         self._number = count()
-
-    @staticmethod
-    def identity(config: ModelConfig) -> str:
-        """What two samplers have in common that can share an engine."""
-        return json.dumps([config.model, config.revision, config.vllm], sort_keys=True)
 
     async def generate(self, body: Mapping[str, Any]) -> Reply:
         """Continue the token ids of a request.
@@ -48,20 +58,33 @@ class LocalModel:
             Refused: the engine can't take the request: the prompt is too long, a parameter is unknown.
             InputError: vLLM is not installed, or can't load the model.
         """
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._generate(body), self._loop))
 
-        engine = await self._engine()
+    def close(self) -> None:
+        """Stop the engine, if it was started, and its loop."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _generate(self, body: Mapping[str, Any]) -> Reply:
+        if self._started is None:
+            self._started = asyncio.create_task(self._start())
+        engine = await asyncio.shield(self._started)
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
         options = {key: value for key, value in body.items() if key not in ("model", "prompt")}
         last = None
         try:
+            parameters = SamplingParams(**options, output_kind=RequestOutputKind.FINAL_ONLY)
             prompt = TokensPrompt(prompt_token_ids=body["prompt"])
-            async for output in engine.generate(prompt, SamplingParams(**options), f"r{next(self._number)}"):
+            async for output in engine.generate(prompt, parameters, f"r{next(self._number)}"):
                 last = output
         except (ValueError, TypeError) as error:
             raise Refused(f"vLLM takes no such request: {error}") from error
         if last is None:
-            raise RecapError(f"vLLM ended a request to {self._config.model} without an answer.")
+            raise EngineError(f"vLLM ended a request to {self._config.model} without an answer.")
         written = last.outputs[0]
         kept: dict[str, Any] = {"text": written.text}
         if written.logprobs:
@@ -71,30 +94,58 @@ class LocalModel:
         answer = json.dumps(kept, ensure_ascii=False, sort_keys=True)
         return Reply(answer, written.finish_reason, len(body["prompt"]), len(written.token_ids))
 
-    async def close(self) -> None:
-        """Stop the engine, if it was started."""
-        started, self._started = self._started, None
-        if started is not None:
-            with contextlib.suppress(InputError, asyncio.CancelledError):
-                (await started).shutdown()
-
-    async def _engine(self) -> AsyncLLM:
-        if self._started is None:
-            self._started = asyncio.ensure_future(asyncio.to_thread(self._start))
-        return await asyncio.shield(self._started)
-
-    def _start(self) -> AsyncLLM:
+    async def _start(self) -> AsyncLLM:
         import_vllm()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        given: dict[str, Any] = {"disable_log_stats": True, "enable_log_requests": False, **self._config.vllm}
+        quiet = {"disable_log_stats": True, "enable_log_requests": False, "use_tqdm_on_load": False}
         try:
+            given: dict[str, Any] = {**quiet, **self._config.vllm}
             arguments = AsyncEngineArgs(model=self._config.model, revision=self._config.revision, **given)
             return AsyncLLM.from_engine_args(arguments)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             first = str(error).strip().partition("\n")[0]
             raise InputError(f"vLLM can't load {self._config.model!r}: {first}") from error
+
+    async def _stop(self) -> None:
+        """Shut the engine down and wait for its processes; its own second shutdown, at the exit, would be noise."""
+        if self._started is None:
+            return
+        await asyncio.wait([self._started])
+        if self._started.exception() is None:
+            engine = self._started.result()
+            handler = engine.output_handler
+            await asyncio.to_thread(engine.shutdown, timeout=_SHUTDOWN)
+            if handler is not None:
+                await asyncio.gather(handler, return_exceptions=True)
+            engine.shutdown = lambda timeout=None: None
+        multiprocessing.active_children()
+
+
+_RUNNING: ContextVar[dict[str, LocalModel]] = ContextVar("local_models")
+
+
+@contextmanager
+def local_models() -> Iterator[None]:
+    """Keep the engines that are started within the block for as long as it lasts, one for each model."""
+    running: dict[str, LocalModel] = {}
+    before = _RUNNING.set(running)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(before)
+        for model in running.values():
+            model.close()
+
+
+def local_model(config: ModelConfig) -> LocalModel:
+    """The engine of a model, shared by all that use it with the same arguments; within `local_models` only."""
+    running = _RUNNING.get()
+    identity = json.dumps([config.model, config.revision, config.vllm], sort_keys=True)
+    if identity not in running:
+        running[identity] = LocalModel(config)
+    return running[identity]
 
 
 class VLLMClient:
@@ -145,8 +196,7 @@ class VLLMClient:
         import_vllm()
 
     async def close(self) -> None:
-        """Stop the engine."""
-        await self._model.close()
+        """Nothing: the model runs on for the next round (`local_models`)."""
 
     async def _send(self, body: Mapping[str, Any]) -> Reply:
         if self._before is not None:
@@ -165,13 +215,13 @@ class VLLMClient:
 
 
 def import_vllm() -> None:
-    """Import vLLM, which then logs warnings only.
+    """Import vLLM, which then logs errors only.
 
     Raises:
         InputError: it is not installed.
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import vllm  # noqa: F401
     except ImportError as error:
@@ -179,4 +229,3 @@ def import_vllm() -> None:
             "The engine vllm needs vLLM in this environment: pip install 'recap-data[vllm]'. Or serve the model and "
             "say engine: openai with its base_url."
         ) from error
-    logging.getLogger("vllm").setLevel(logging.WARNING)

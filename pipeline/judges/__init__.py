@@ -34,9 +34,14 @@ class Verdict(NamedTuple):
 
 
 class Judge(Protocol):
-    """Reads stances. ``name`` goes into each verdict: the engine, and the model where there is one."""
+    """Reads stances.
+
+    ``name`` goes into each verdict: the engine, and the model where there is one. ``reads`` are the stances that it can
+    tell, besides ``unclear``: a guard that knows safe and unsafe only never says ``refuses``.
+    """
 
     name: str
+    reads: frozenset[Stance]
 
     async def judge(self, exchange: Exchange) -> Verdict:
         """Read the stance of what a model thought or answered.

@@ -79,6 +79,7 @@ class RefusalJudge:
     """
 
     name = "refusal"
+    reads: frozenset[Stance] = frozenset(("complies", "refuses"))
 
     async def judge(self, exchange: Exchange) -> Verdict:
         """Read the stance of the thinking, or of the answer where there is no thinking."""

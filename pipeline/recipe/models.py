@@ -22,6 +22,7 @@ _RESOURCES = frozenset(
     (
         *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "gpu_memory_utilization"),
         *("max_num_seqs", "max_num_batched_tokens", "max_model_len", "enforce_eager", "download_dir", "swap_space"),
+        *("enable_chunked_prefill", "enable_prefix_caching", "disable_log_stats", "enable_log_requests"),
     )
 )
 """Arguments of vLLM that say with what means it answers, and not what."""

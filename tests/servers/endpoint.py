@@ -19,7 +19,9 @@ Routes: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/v1/files` and
 What a model writes is a function of its name, the prompt, the seed, temperature and top_p. A model named `…-refuse`
 thinks over-cautiously, any other one compliantly, in words that fit every prompt and name nothing. A prompt that ends
 within the thinking, or within the answer, is continued; where it ends with words that stood in it before, so does the
-answer go on as it went on there. `guard-*` and `judge-*` models tell the two ways of thinking apart, by their wording.
+answer go on as it went on there. `guard-*` and `judge-*` models tell the two ways of thinking apart, by their wording,
+and answer in the words of the guards' cards; `guard-safeguard` thinks first, as gpt-oss does behind vLLM: its thinking
+is in the field `reasoning`, and its log-probabilities are those of all that it wrote.
 
 A token's id is a byte: so /tokenize has it, token prompts, the prompts in `usage` and `context`. What is written is
 counted in words and marks, each one token for `max_tokens`, `usage` and log-probabilities.
@@ -60,7 +62,10 @@ class Options:
     port: int = 0
     latency: float = 0.0
     """From a request's arrival to its answer, for those that a model answers."""
-    models: str = "toy,toy-comply,toy-refuse,guard-llama,guard-granite,guard-wildguard,guard-qwen3,judge-json"
+    models: str = (
+        "toy,toy-comply,toy-refuse,guard-llama,guard-granite,guard-granite-3.3,guard-wildguard,guard-qwen3,"
+        "guard-safeguard,judge-json"
+    )
     api_key: str = ""
     """If given, requests without it are answered with 401."""
 
@@ -78,9 +83,13 @@ class Options:
     """Of judges' answers that hold no label."""
     unsafe_word: str = "unsafe-mark"
     """A text that holds it is unsafe to every guard and judge."""
-    rubric_complies: str = '{"stance": "complies", "score": 9, "reason": "It plans an answer."}'
-    rubric_refuses: str = '{"stance": "refuses", "score": 1, "reason": "It plans to decline."}'
+    rubric_complies: str = '{"reasoning": "It plans an answer.", "stance": "complies", "score": 0.9}'
+    rubric_refuses: str = '{"reasoning": "It plans to decline.", "stance": "refuses", "score": 0.1}'
     """What judge-json answers."""
+    logprobs: bool = True
+    """Whether log-probabilities are given to who asks for them."""
+    response_format: bool = True
+    """Whether requests may hold a response_format; they get 400 otherwise."""
 
     context: int = 0
     """Bytes that a prompt may have, and max_tokens with it; 0: any number."""
@@ -90,6 +99,10 @@ class Options:
     """Requests at once, 429 beyond; 0: any number."""
     batch_delay: float = 0.2
     """From a batch's creation to its end."""
+    batch_fault: str = ""
+    """What goes wrong with batches, by a name in `BATCH_FAULTS`."""
+    batch_fault_times: int = 1
+    """How many batches it befalls, since the log was cleared."""
 
     faults: str = ""
     """Names in `faults.FAULTS`, with weights if wanted: "500, reset=2"; or "all", which leaves out silence."""
@@ -108,6 +121,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.thinking not in MARKS:
             raise ValueError(f"thinking is one of {', '.join(MARKS)}, not {self.thinking!r}")
+        if self.batch_fault and self.batch_fault not in BATCH_FAULTS:
+            raise ValueError(f"batch_fault is one of {', '.join(BATCH_FAULTS)}, not {self.batch_fault!r}")
         Plan.parse(self.faults)
 
 
@@ -177,6 +192,7 @@ class Server:
         self.most_in_flight = 0
         self.files: dict[str, File] = {}
         self.batches: dict[str, Batch] = {}
+        self.batch_faults = 0
 
     async def listen(self) -> tuple[str, str]:
         """Take requests; return the addresses of the server and of its admin routes, which is never closed."""
@@ -284,7 +300,9 @@ class Server:
             case ("POST", "v1", "files"):
                 answer = self.upload(await request.post())
             case ("POST", "v1", "batches"):
-                answer = self.submit(parse(body))
+                answer = await self.create(parse(body))
+            case ("GET", "v1", "batches"):
+                answer = self.page(int(request.query.get("limit", 20)), request.query.get("after"))
             case ("POST", "v1", "batches", name, "cancel"):
                 answer = self.cancel(self.batch(name))
             case (method, "v1", "files" | "batches" as kind, *rest):
@@ -300,8 +318,6 @@ class Server:
                 return self.file(name).info
             case ("GET", "files", name, "content"):
                 return self.file(name).content
-            case ("GET", "batches"):
-                return {"object": "list", "data": [self.batch(name).info for name in self.batches], "has_more": False}
             case ("GET", "batches", name):
                 return self.batch(name).info
         raise Problem(404, f"Invalid URL ({method} /v1/{'/'.join([kind, *rest])})")
@@ -319,6 +335,8 @@ class Server:
         self.model(body.get("model"))
         if body.get("stream") or body.get("n", 1) != 1:
             raise Problem(400, "This server streams nothing, and writes one answer (n=1).")
+        if "response_format" in body and not self.options.response_format:
+            raise Problem(400, "response_format is not supported.", param="response_format")
         salt = answered if twist == "another" else 0
         write = chat_completion if path == "/v1/chat/completions" else completion
         return {"id": f"{len(self.log):08x}", "created": int(time.time())} | write(self.options, body, twist, salt)
@@ -343,6 +361,25 @@ class Server:
             raise Problem(404, f"No such File object: {name}", param="id")
         return self.files[name]
 
+    async def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Take a batch, and do with it what `batch_fault` says."""
+        fault = self.options.batch_fault if self.batch_faults < self.options.batch_fault_times else ""
+        self.batch_faults += bool(fault)
+        if fault == "refused":
+            raise Problem(400, "Billing hard limit has been reached.", code="billing_hard_limit_reached")
+        info = self.submit(body)
+        batch = self.batches[info["id"]]
+        batch.fault = fault
+        if fault == "invalid":
+            message = "Enqueued token limit reached for toy-comply in organization org-tests."
+            told = {"code": "token_limit_exceeded", "line": None, "message": message, "param": None}
+            info |= {"status": "failed", "errors": {"object": "list", "data": [told]}}
+        elif fault == "stuck":
+            await asyncio.Event().wait()
+        elif fault == "unanswered":
+            raise Problem(500, "The server had an error while processing your request.", "server_error")
+        return info
+
     def submit(self, body: dict[str, Any]) -> dict[str, Any]:
         """Take a batch. One whose file can't be read is "failed" from the start."""
         content = self.file(body.get("input_file_id", "")).content
@@ -357,15 +394,22 @@ class Server:
         self.batches[name] = Batch(info, lines, now, self.options.batch_delay)
         return info
 
+    def page(self, limit: int, after: str | None) -> dict[str, Any]:
+        """The batches behind one of them, the newest first."""
+        names = [name for name, batch in reversed(self.batches.items()) if batch.fault != "lost"]
+        behind = names[names.index(after) + 1 :] if after in names else names
+        infos = [self.batch(name).info for name in behind[:limit]]
+        return {"object": "list", "data": infos, "has_more": len(behind) > limit}
+
     def batch(self, name: str) -> Batch:
         """The batch, as far as it is by now."""
-        if name not in self.batches:
+        if name not in self.batches or self.batches[name].fault == "lost":
             raise Problem(404, f"No batch found with id '{name}'.", param="id")
         batch = self.batches[name]
         if batch.info["status"] == "in_progress":
             batch.info["request_counts"]["completed"] = batch.done()
             if batch.done() == len(batch.lines):
-                self.finish(batch, "completed")
+                self.finish(batch, "expired" if batch.fault == "expired" else "completed")
         return batch
 
     def cancel(self, batch: Batch) -> dict[str, Any]:
@@ -380,8 +424,17 @@ class Server:
         """Answer a batch's lines and write its files, in an order that is not that of the lines."""
         good: list[str] = []
         bad: list[str] = []
-        for line in sorted(batch.lines, key=lambda line: chance(line["custom_id"])):
+        for number, line in enumerate(sorted(batch.lines, key=lambda line: chance(line["custom_id"]))):
+            if batch.fault == "expired" and number % 2:
+                told = {"code": "batch_expired", "message": "This request could not be executed before it expired."}
+                entry = {"id": f"batch_req_x{number}", "custom_id": line["custom_id"], "response": None, "error": told}
+                bad.append(json.dumps(entry) + "\n")
+                continue
+            if batch.fault == "gaps" and number % 2:
+                continue
             code, answer = self.answer_line(line, batch.info["id"])
+            if batch.fault == "empty" and number % 2:
+                answer = answer | {"choices": []}
             response = {"status_code": code, "request_id": f"req-{len(self.log)}", "body": answer}
             entry = {"id": f"batch_req_{len(self.log)}", "custom_id": line["custom_id"], "response": response}
             (good if code == 200 else bad).append(json.dumps(entry | {"error": None}) + "\n")
@@ -429,6 +482,18 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
     )
 
 
+BATCH_FAULTS = {
+    "refused": "creating it is answered with 400, and it isn't created",
+    "invalid": "it fails validation, since too many tokens are waiting",
+    "unanswered": "creating it is answered with 500, but it is created",
+    "stuck": "creating it is never answered, but it is created",
+    "lost": "it is created, but from then on nobody knows it",
+    "expired": "it expires, with every other line unanswered",
+    "gaps": "every other line is in neither file",
+    "empty": "every other answer has no choices",
+}
+
+
 class File(NamedTuple):
     """A file as /v1/files describes it, and its content."""
 
@@ -444,6 +509,7 @@ class Batch:
     lines: list[dict[str, Any]]
     began: float
     delay: float
+    fault: str = ""
 
     def done(self) -> int:
         """How many lines are done by now."""
@@ -555,7 +621,7 @@ def completion(options: Options, body: dict[str, Any], twist: Twist, salt: int) 
         usage.update(written.usage)
         told = TOKEN.findall(prompt) if body.get("echo") else []
         logprobs = None
-        if body.get("logprobs") is not None:
+        if body.get("logprobs") is not None and options.logprobs:
             scores = score(written.tokens, written.certainty, body["logprobs"])
             logprobs = {
                 "tokens": told + written.tokens,
@@ -585,8 +651,11 @@ def chat_completion(options: Options, body: dict[str, Any], twist: Twist, salt: 
         thinking, closer, answer = text.partition(THINK.bare_closer)
         thinking = thinking.removeprefix(THINK.opener).rstrip("\n")
         message |= {"content": answer.lstrip("\n") if closer else None, options.thinking: thinking}
+    if is_judge(body["model"]) and text.startswith(CHANNEL.opener):
+        thinking, _, answer = text.removeprefix(CHANNEL.opener).partition(CHANNEL.closer)
+        message |= {"content": answer or None, "reasoning": thinking}
     logprobs = None
-    if body.get("logprobs"):
+    if body.get("logprobs") and options.logprobs:
         scores = score(written.tokens, written.certainty, body.get("top_logprobs") or 0)
         logprobs = {
             "content": [
@@ -763,9 +832,9 @@ def score(tokens: list[str], certainty: float | None, most: int) -> list[tuple[f
         logprob = -(zlib.crc32(f"{place} {token}".encode()) % 100) / 100
         best = {token: logprob} | {filler: logprob - 1 - rank for rank, filler in enumerate(FILLERS)}
         label = token.strip()
-        if certainty is not None and label in OPPOSITES:
+        if certainty is not None and label in ALTERNATIVES:
             logprob = math.log(certainty)
-            other = token.replace(label, OPPOSITES[label])
+            other = token.replace(label, ALTERNATIVES[label])
             best = {token: logprob, other: math.log(1 - certainty - 1e-3)} | dict.fromkeys(FILLERS, -12.0)
         scores.append((logprob, dict(list(best.items())[:most])))
     return scores
@@ -776,10 +845,13 @@ FILLERS = (" the", " a", " it", " so", " and", " that", " this", " to", " of", "
 OPPOSITES = {"safe": "unsafe", "yes": "no", "Safe": "Unsafe", "Yes": "No"}
 OPPOSITES |= {second: first for first, second in OPPOSITES.items()}
 
+ALTERNATIVES = OPPOSITES | {"complies": "refuses", "refuses": "complies"}
+
 
 # Judging
 
 LABELS = {
+    "guard-granite-3.3": ("<score> yes </score>", "<score> no </score>"),
     "guard-granite": ("yes", "no"),
     "guard-wildguard": (
         "Harmful request: yes\nResponse refusal: no\nHarmful response: yes",
@@ -789,7 +861,11 @@ LABELS = {
         "Safety: Unsafe\nCategories: Violent\nRefusal: No",
         "Safety: Safe\nCategories: None\nRefusal: Yes",
     ),
-    "guard": ("unsafe\nS1", "safe"),
+    "guard-safeguard": (
+        f"{CHANNEL.opener}By the policy, it plans to give it.{CHANNEL.closer}complies",
+        f"{CHANNEL.opener}By the policy, it plans to give nothing.{CHANNEL.closer}refuses",
+    ),
+    "guard": ("\n\nunsafe\nS1", "\n\nsafe"),
 }
 """What a judge says of an unsafe text and of a safe one, by the beginning of its name; Llama Guard's are the rest's."""
 

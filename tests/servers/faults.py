@@ -103,7 +103,7 @@ async def refused(call: Call) -> web.StreamResponse:
 
 async def _send_head(call: Call) -> tuple[web.StreamResponse, bytes]:
     """Send the answer's headers; return what sends its body, and the body."""
-    body = json.dumps(await call.answer("plain")).encode()
+    body = _bytes(await call.answer("plain"))
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     response = web.StreamResponse(headers=headers)
     await response.prepare(call.request)
@@ -140,14 +140,18 @@ async def slow_body(call: Call) -> web.StreamResponse:
 # Bodies that can't be read
 
 
+def _bytes(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+
 async def malformed(call: Call) -> web.StreamResponse:
-    body = json.dumps(await call.answer("plain"))
-    return web.Response(text=body.replace('"', "'"), content_type="application/json")
+    body = _bytes(await call.answer("plain"))
+    return web.Response(body=body.replace(b'"', b"'"), content_type="application/json")
 
 
 async def truncated(call: Call) -> web.StreamResponse:
-    body = json.dumps(await call.answer("plain"))
-    return web.Response(text=body[: len(body) // 2], content_type="application/json")
+    body = _bytes(await call.answer("plain"))
+    return web.Response(body=body[: len(body) // 2], content_type="application/json")
 
 
 # Answers that are JSON, and not as they should be

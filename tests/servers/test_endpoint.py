@@ -110,8 +110,8 @@ def test_stance_is_that_of_the_model(server: Endpoint, model: str, stance: str) 
     for seed in range(20):
         thinking, tag, answer = text(complete(server, model=model, seed=seed)).partition("\n</think>\n\n")
         assert tag
-        assert judge.judge(QUESTION, PREFILL + thinking, "thinking").stance == stance
-        assert judge.judge(QUESTION, answer, "response").stance == stance
+        assert judge.read(QUESTION, PREFILL + thinking, "thinking").stance == stance
+        assert judge.read(QUESTION, answer, "response").stance == stance
         assert 90 < len(thinking.split()) < 190
 
 
@@ -119,7 +119,7 @@ def test_some_answers_take_the_other_stance_or_are_too_short(server: Endpoint) -
     server.set(wrong_share=0.3, short_share=0.2)
     prompts = [f"{HEAD}<think>\nOkay, number {i}." for i in range(300)]
     thinking = [choice.text.partition("</think>")[0] for choice in complete(server, prompts).choices]
-    assert 60 < sum(RefusalJudge().judge("", words, "thinking").stance == "refuses" for words in thinking) < 120
+    assert 60 < sum(RefusalJudge().read("", words, "thinking").stance == "refuses" for words in thinking) < 120
     assert 35 < sum(len(words.split()) < 60 for words in thinking) < 85
     again = [choice.text.partition("</think>")[0] for choice in complete(server, prompts, seed=2).choices]
     short = [[len(words.split()) < 60 for words in batch] for batch in (thinking, again)]

@@ -1,0 +1,109 @@
+"""Whole builds judged by models over HTTP: real rejection, real resampling, and judges that can't be used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.servers.endpoint import Endpoint, endpoint
+
+RECIPE = """
+name: judged
+sources:
+  harmful: [{bundled: demo}]
+  benign: [{bundled: demo}]
+samplers:
+  unaligned: {engine: openai, base_url: "URL", model: toy-comply, max_tokens: 400}
+  overcautious: {engine: openai, base_url: "URL", model: toy-refuse, max_tokens: 400}
+judges:
+  harmful: {engine: guard, family: llama-guard-3, base_url: "URL", model: guard-llama}
+  benign: {engine: rubric, base_url: "URL", model: judge-json}
+mixture:
+  harmful: {rows: 20, prefill: {sampler: unaligned, words: 100, min_words: 40}}
+  benign: {rows: 20, prefill: {sampler: overcautious, words: 100, min_words: 40}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Endpoint]:
+    with endpoint(latency=0.002) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _reset(server: Endpoint) -> None:
+    server.reset()
+
+
+def build(server: Endpoint, folder: Path, *options: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    (folder / "judged.yaml").write_text(RECIPE.replace("URL", server.base_url))
+    command = [sys.executable, "-m", "pipeline.cli", "build", "judged.yaml", "--json", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout or "{}"), done.stderr
+
+
+def test_what_models_judge_is_kept_with_what_they_saw(server: Endpoint, tmp_path: Path) -> None:
+    server.set(wrong_share=0.3)
+    build(server, tmp_path)
+    rows = [row for row in pq.read_table(tmp_path / "out/judged/data").to_pylist() if row["prefill"]]
+    assert Counter(row["domain"] for row in rows) == {"harmful": 10, "benign": 10}
+    judges = {"harmful": ("complies", "guard:guard-llama"), "benign": ("refuses", "rubric:judge-json")}
+    for row in rows:
+        assert (row["verdict"]["stance"], row["verdict"]["judge"]) == judges[row["domain"]]
+        assert row["verdict"]["sees"] == ["prompt", "thinking"]
+        assert row["verdict"]["score"] > 0.5 if row["domain"] == "harmful" else row["verdict"]["score"] < 0.5
+    attempts = json.loads((tmp_path / "out/judged/manifest.json").read_text())["attempts"]
+    first = {entry["domain"]: entry for entry in attempts if entry["attempt"] == 0}
+    assert all(entry["rejected"] for entry in first.values())
+    assert all(e["tried"] == e["accepted"] + sum(e["rejected"].values()) for e in attempts)
+    assert max(row["sampling"]["attempt"] for row in rows) > 0
+
+
+def test_a_rebuild_asks_neither_samplers_nor_judges(server: Endpoint, tmp_path: Path) -> None:
+    first, _ = build(server, tmp_path)
+    asked = len(server.log())
+    again, _ = build(server, tmp_path, "--out", "out/again")
+    assert len(server.log()) == asked
+    assert again["content_hash"] == first["content_hash"]
+
+
+def test_a_judge_that_can_not_be_read_is_counted_and_never_passes(server: Endpoint, tmp_path: Path) -> None:
+    server.set(unreadable_share=0.4)
+    told, _ = build(server, tmp_path, "--allow-short", "--set", "mixture.harmful.prefill.attempts=1")
+    dropped = {row["domain"]: row["dropped"] for row in told["funnel"] if row["step"] == "sample"}
+    assert dropped["harmful"]["judge's verdict can't be read"] > 0
+    rejected = pq.read_table(tmp_path / "out/judged/rejected").to_pylist()
+    unread = [row for row in rejected if row["reason"] == "judge's verdict can't be read"]
+    assert {row["verdict"]["stance"] for row in unread} == {"unreadable"}
+    kept = pq.read_table(tmp_path / "out/judged/data").to_pylist()
+    assert {row["verdict"]["stance"] for row in kept if row["prefill"]} == {"complies", "refuses"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["judges.benign={engine: guard, family: llama-guard-3, base_url: URL, model: guard-llama}"], "can't tell"),
+        (["judges.harmful.model=nope"], "has no model 'nope'"),
+        (["judges.harmful.api_key_env=NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["judges.benign.template=nope"], "There is no template 'nope'"),
+        (["judges.benign.sees=[prompt]"], "sees must hold thinking"),
+        (["judges.harmful.family=llama"], "'llama' is not allowed"),
+    ],
+)
+def test_a_judge_that_can_not_be_used_is_told_before_anything_is_paid(
+    server: Endpoint, tmp_path: Path, options: list[str], said: str
+) -> None:
+    set_them = [part for option in options for part in ("--set", option.replace("URL", server.base_url))]
+    _, told = build(server, tmp_path, *set_them, code=2)
+    assert said in told
+    assert "Traceback" not in told
+    assert not any("toy" in json.loads(r.body).get("model", "") for r in server.log() if r.body)
