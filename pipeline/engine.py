@@ -44,12 +44,15 @@ class Reply(NamedTuple):
 class Retry(Exception):
     """An answer that may be better the next time.
 
-    ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for.
+    ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for. ``reply`` is
+    an answer that is whole but in doubt: it is taken where the next try gives no better one.
     """
 
-    def __init__(self, why: str, *, busy: bool = False, after: float | None = None) -> None:
+    def __init__(
+        self, why: str, *, busy: bool = False, after: float | None = None, reply: Reply | None = None
+    ) -> None:
         super().__init__(why)
-        self.busy, self.after = busy, after
+        self.busy, self.after, self.reply = busy, after, reply
 
 
 class Limits(NamedTuple):
@@ -74,6 +77,8 @@ class _Server:
     """One server's slots, and what is known of how it does."""
 
     GROWTH, CUT = 0.05, 0.8
+    MUCH = 2.0
+    """How many times as fast another server must be for a request to rather wait for it."""
     BREAKS = 8
     """Failures in a row after which a server is left alone: for a moment, then longer each time it fails on."""
 
@@ -82,23 +87,34 @@ class _Server:
         self.limit, self.in_flight = float(min(limits.start, limits.most)), 0
         self.resting_until = self._cut_at = self._broke_at = 0.0
         self._failures = self._breaks = 0
-        self._latency = 0.0
+        self._latency = self._heard_at = 0.0
+
+    def take(self, now: float) -> None:
+        """Fill a slot."""
+        self._heard_at = self._heard_at if self.in_flight else now
+        self.in_flight += 1
+
+    def latency(self, now: float) -> float:
+        """The seconds that an answer takes: what the last ones took, or what the server has been silent for."""
+        return max(self._latency, now - self._heard_at if self.in_flight else 0.0, 1e-3)
 
     def free(self, now: float) -> bool:
         return self.in_flight < int(self.limit) and now >= self.resting_until
 
-    def wait(self) -> float:
+    def wait(self, now: float) -> float:
         """How long a request sent now would take, in relation to other servers."""
-        return (self.in_flight + 1) / self.limit * (self._latency or 1e-3)
+        return (self.in_flight + 1) / self.limit * self.latency(now)
 
     def succeeded(self, latency: float) -> None:
         self._failures = self._breaks = 0
+        self._heard_at = time.monotonic()
         self._latency = latency if not self._latency else 0.9 * self._latency + 0.1 * latency
         if self.in_flight >= int(self.limit) - 1:
-            self.limit = min(self.limit + self.GROWTH * max(1.0, 20 / self.limit), float(self._limits.most))
+            growth = self.GROWTH * max(1.0, 20 / self.limit) if self._cut_at else 1.0
+            self.limit = min(self.limit + growth, float(self._limits.most))
 
     def failed(self, sent: float, retry: Retry) -> None:
-        now = time.monotonic()
+        now = self._heard_at = time.monotonic()
         if retry.busy:
             if sent >= self._cut_at:
                 self.limit, self._cut_at = max(self.limit * self.CUT, 1.0), now
@@ -153,17 +169,27 @@ class Servers:
     def _hand_out(self) -> None:
         now = time.monotonic()
         while self._queue:
-            free = [server for server in self._servers if server.free(now)]
+            free = [server for server in self._servers if server.free(now) and self._worth(server, now)]
             if not free:
                 break
             turn = self._queue.popleft()
             if not turn.done():
-                server = min(free, key=_Server.wait)
-                server.in_flight += 1
+                server = min(free, key=lambda server: server.wait(now))
+                server.take(now)
                 turn.set_result(server)
-        resting = [server.resting_until for server in self._servers if server.resting_until > now]
-        if self._queue and resting and self._alarm is None:
-            self._alarm = asyncio.get_running_loop().call_later(min(resting) - now + 1e-3, self._wake)
+        if self._queue and self._alarm is None:
+            again = [server.resting_until - now for server in self._servers if server.resting_until > now]
+            again += [server.latency(now) for server in self._servers if server.free(now)]
+            if again:
+                self._alarm = asyncio.get_running_loop().call_later(min(again) + 1e-3, self._wake)
+
+    def _worth(self, server: _Server, now: float) -> bool:
+        """Whether it would answer before much faster servers were through with all that waits."""
+        latency = server.latency(now)
+        others = [(other.limit, other.latency(now)) for other in self._servers if now >= other.resting_until]
+        faster = [(limit, one) for limit, one in others if one * _Server.MUCH < latency]
+        rate = sum(limit / one for limit, one in faster)
+        return not faster or latency <= len(self._queue) / rate + min(one for _, one in faster)
 
     def _wake(self) -> None:
         self._alarm = None
@@ -352,7 +378,7 @@ class Engine:
         return entry
 
     async def _send(self, send: Callable[[str], Awaitable[Reply]], most: float) -> tuple[Reply, float]:
-        failures = busy = 0
+        failures = busy = doubts = 0
         began: float | None = None
         while True:
             if self._stopped.is_set():
@@ -373,6 +399,10 @@ class Engine:
                 cost = self._cost(reply, most)
             except (Retry, TimeoutError) as error:
                 retry = error if isinstance(error, Retry) else Retry(f"no answer in {self._limits.deadline:g} s")
+                if retry.reply is not None:
+                    doubts, cost = doubts + 1, self._cost(retry.reply, most)
+                    if doubts > 1:
+                        return retry.reply, time.monotonic() - sent
                 server.failed(sent, retry)
             else:
                 self._last_success = time.monotonic()

@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS answers (
     latency REAL,
     time REAL NOT NULL,
     attempt INTEGER NOT NULL
-) WITHOUT ROWID
+)
 """
 _BATCHES = (
     """

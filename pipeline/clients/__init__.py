@@ -7,7 +7,7 @@ text) a completion. Every request goes through a `pipeline.engine.Engine`, and s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.engine import Reply, Tokens
@@ -30,6 +30,9 @@ class Answer(NamedTuple):
     prompt_ids: tuple[int, ...] | None = None
 
 
+Doubt = Callable[[Answer], str | None]
+
+
 class Client(Protocol):
     """One model, asked once for each request: after that its answer is in the ledger.
 
@@ -39,7 +42,13 @@ class Client(Protocol):
     engine: str
 
     async def ask(
-        self, body: Mapping[str, Any], *, asker: str, template: str | None = None, attempt: int = 0
+        self,
+        body: Mapping[str, Any],
+        *,
+        asker: str,
+        template: str | None = None,
+        attempt: int = 0,
+        doubt: Doubt | None = None,
     ) -> Answer:
         """The model's answer to a request.
 
@@ -48,6 +57,8 @@ class Client(Protocol):
             asker: the sampler or judge that asks.
             template: the hash of the templates that the request was made with.
             attempt: which try at a prefill this is.
+            doubt: says why an answer looks as if the server had failed, None where it doesn't. A server is then asked
+                once more, and taken at its word.
 
         Raises:
             Refused: the model won't answer this request.

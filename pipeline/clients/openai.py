@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clients import Answer, most_tokens, read_entry
+from pipeline.clients import Answer, Doubt, most_tokens, read_entry
 from pipeline.engine import Engine, EngineError, Refused, Reply, Retry
 from pipeline.errors import InputError
 from pipeline.ledger import request_key
@@ -51,13 +51,19 @@ class OpenAIClient:
         self._key = _api_key(config)
 
     async def ask(
-        self, body: Mapping[str, Any], *, asker: str, template: str | None = None, attempt: int = 0
+        self,
+        body: Mapping[str, Any],
+        *,
+        asker: str,
+        template: str | None = None,
+        attempt: int = 0,
+        doubt: Doubt | None = None,
     ) -> Answer:
         """See `Client.ask`."""
         request = self._request(body, template, attempt)
         entry = await self._engine.ask(
             request,
-            lambda url: self._checked(url, request["body"]),
+            lambda url: self._checked(url, request["body"], doubt),
             asker=asker,
             model=self._config.model,
             attempt=attempt,
@@ -144,10 +150,14 @@ class OpenAIClient:
             "attempt": attempt,
         }
 
-    async def _checked(self, url: str, body: Mapping[str, Any]) -> Reply:
+    async def _checked(self, url: str, body: Mapping[str, Any], doubt: Doubt | None) -> Reply:
         if self._before is not None:
             await self._before()
-        return await self._send(url, body)
+        reply = await self._send(url, body)
+        why = doubt(read_entry(reply)) if doubt else None
+        if why is not None:
+            raise Retry(why, reply=reply)
+        return reply
 
     async def _send(self, url: str, body: Mapping[str, Any]) -> Reply:
         import openai
@@ -155,21 +165,8 @@ class OpenAIClient:
         model = self._config.model
         client = self._client(url)
         try:
-            if "messages" in body:
-                first = ("model", "messages")
-                chat = await client.chat.completions.with_raw_response.create(
-                    model=model,
-                    messages=body["messages"],
-                    extra_body={key: value for key, value in body.items() if key not in first},
-                )
-                text = chat.text
-            else:
-                completion = await client.completions.with_raw_response.create(
-                    model=model,
-                    prompt=body["prompt"],
-                    extra_body={key: value for key, value in body.items() if key not in ("model", "prompt")},
-                )
-                text = completion.text
+            path = "/chat/completions" if "messages" in body else "/completions"
+            text = await client.post(path, body=body, cast_to=str)
         except openai.APIStatusError as error:
             raise _status_error(error, url, model) from error
         except openai.APIConnectionError as error:

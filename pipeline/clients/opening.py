@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from pipeline.clients.vllm import HERE, VLLMClient, local_model
 from pipeline.engine import Budget, Engine, Limits
 from pipeline.ledger import Ledger
 from pipeline.recipe import ModelConfig, ServedModel
+
+_GARBAGE = 50_000
+"""Objects made between two searches for cycles: thousands of waiting requests are not looked through all the time."""
 
 
 class Clients:
@@ -76,4 +80,6 @@ async def opened(ledger: Path, budget: Budget, batches: BatchLimits | None = Non
         BatchesOpen: the block was interrupted, or does not wait, and requests are in batches.
     """
     async with AsyncExitStack() as stack:
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(_GARBAGE, 20, 20)
         yield Clients(stack, ledger, budget, batches or BatchLimits())

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clients import Answer, most_tokens, read_entry
+from pipeline.clients import Answer, Doubt, most_tokens, read_entry
 from pipeline.engine import Engine, EngineError, Refused, Reply
 from pipeline.errors import InputError
 from pipeline.ledger import request_key
@@ -163,9 +163,16 @@ class VLLMClient:
         self._config, self._engine, self._model, self._before = config, engine, model, before
 
     async def ask(
-        self, body: Mapping[str, Any], *, asker: str, template: str | None = None, attempt: int = 0
+        self,
+        body: Mapping[str, Any],
+        *,
+        asker: str,
+        template: str | None = None,
+        attempt: int = 0,
+        doubt: Doubt | None = None,
     ) -> Answer:
-        """See `Client.ask`."""
+        """See `Client.ask`. There is no doubt: the engine takes the very token ids it is given."""
+        del doubt
         request = self._request(body, template, attempt)
         entry = await self._engine.ask(
             request,

@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.judges import Stance
 from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest, Thought
-from pipeline.thinking import Renderer, RenderingError, Tags, head, read_output, renderer_for
+from pipeline.thinking import BLOCKS, Renderer, RenderingError, Tags, head, read_output, renderer_for
 
 _TOKENS_PER_WORD = 2
 _SPARE_TOKENS = 64
@@ -93,6 +93,7 @@ class ModelSampler:
             asker=self.name,
             template=self.template(request.stance),
             attempt=request.attempt,
+            doubt=self._doubt if self._renderer and self._seed_prefix else None,
         )
         return self._read(answer)
 
@@ -168,10 +169,20 @@ class ModelSampler:
     def _read(self, answer: Answer) -> Thought:
         if self._renderer and self._seed_prefix:
             behind = head(answer.text, closer=self._renderer.closer)
-            return Thought(self._seed_prefix + behind)
+            again = behind.lstrip().startswith(self._seed_prefix)
+            return Thought(behind.lstrip() if again else self._seed_prefix + behind)
         opened = self._renderer is None or self._renderer.form == "generation-prompt"
         reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened)
         return Thought(reading.thinking, reading.answer or None)
+
+    def _doubt(self, answer: Answer) -> str | None:
+        """Why an answer to a request with a seed prefix looks as if the server had not gone on from it."""
+        text, closer = answer.text.lstrip(), self._renderer.closer if self._renderer else None
+        if self._seed_prefix and text.startswith(self._seed_prefix):
+            return "the prefill again"
+        if any(text.startswith(block.opener) for block in BLOCKS):
+            return "thinking that began anew"
+        return None if head(answer.text, closer=closer) else "thinking that was closed at once"
 
     def _try_out(self) -> None:
         """Make a harmless request. A template may want a variable that there is none of, or write no system turn."""

@@ -7,11 +7,12 @@ thinking and answer; ``rendering`` writes a prompt that a model continues inside
 
 from __future__ import annotations
 
-from pipeline.thinking.parsing import Reading, Tags, head, read_output
+from pipeline.thinking.parsing import BLOCKS, Reading, Tags, head, read_output
 from pipeline.thinking.prefix import Prefix, control_token, cut_prefix, sentence_ends
 from pipeline.thinking.rendering import Renderer, Rendering, RenderingError, Tokenizer, renderer_for
 
 __all__ = [
+    "BLOCKS",
     "Prefix",
     "Reading",
     "Renderer",

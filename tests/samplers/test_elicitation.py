@@ -15,7 +15,7 @@ import pytest
 from pipeline.thinking import control_token
 from tests.models import CHAT_TEMPLATE
 from tests.servers.endpoint import Endpoint, Record, endpoint
-from tests.tokenizers import byte_tokenizer
+from tests.byte_tokenizer import byte_tokenizer
 
 pytest.importorskip("transformers", reason="needs transformers: pip install 'recap-data[render]'")
 
@@ -116,6 +116,18 @@ def test_a_server_that_does_not_go_on_is_refused_before_anything_is_paid(
     assert "doesn't go on from a prefill" in told
     assert "Traceback" not in told
     assert len(asked(server)) == 1
+
+
+@pytest.mark.parametrize("fault", ["prefill-ignored", "prefill-repeated", "thinking-closed"])
+def test_a_server_that_fails_to_go_on_at_times_changes_no_row(
+    server: Endpoint, tokenizer: Path, tmp_path: Path, fault: str
+) -> None:
+    calm, _ = recap_data("build", server, tokenizer, tmp_path / "calm", *SEEDED)
+    server.reset()
+    server.set(faults=fault, fault_share=0.3, fault_times=1, seed=1)
+    rough, _ = recap_data("build", server, tokenizer, tmp_path / "rough", *SEEDED)
+    assert rough["content_hash"] == calm["content_hash"]
+    assert len(asked(server)) > 21
 
 
 @pytest.mark.parametrize(

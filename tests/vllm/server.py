@@ -19,7 +19,7 @@ import psutil
 
 _START_SECONDS = 240
 _STOP_SECONDS = 20
-_QUIET = {
+QUIET = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -62,7 +62,7 @@ def running(folder: Path, log: Path, *options: str) -> Iterator[Server]:
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-model-len", "2048"]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, env=os.environ | _QUIET
+            command, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, env=os.environ | QUIET
         )
         try:
             _wait(process, port, log)
