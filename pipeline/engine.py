@@ -48,9 +48,7 @@ class Retry(Exception):
     an answer that is whole but in doubt: it is taken where the next try gives no better one.
     """
 
-    def __init__(
-        self, why: str, *, busy: bool = False, after: float | None = None, reply: Reply | None = None
-    ) -> None:
+    def __init__(self, why: str, *, busy: bool = False, after: float | None = None, reply: Reply | None = None) -> None:
         super().__init__(why)
         self.busy, self.after, self.reply = busy, after, reply
 
@@ -199,6 +197,12 @@ class Servers:
 _ALL_KEPT = "Every answer so far is in the ledger: run the same command again to go on."
 
 
+def _seen(task: asyncio.Task[Entry]) -> None:
+    """Look at how a task ended: whoever asked may have been cancelled, and then nobody else does."""
+    if not task.cancelled():
+        task.exception()
+
+
 def _stopped() -> EngineError:
     return EngineError(f"Stopped. {_ALL_KEPT}")
 
@@ -338,7 +342,9 @@ class Engine:
         else:
             if key not in self._asked:
                 blank = Entry(asker, model, request, "", attempt=attempt)
-                self._asked[key] = asyncio.ensure_future(self._answer(key, blank, send, most.cost(self._prices)))
+                task = asyncio.ensure_future(self._answer(key, blank, send, most.cost(self._prices)))
+                task.add_done_callback(_seen)
+                self._asked[key] = task
             entry = await asyncio.shield(self._asked[key])
         if entry.finish == REFUSED:
             raise Refused(entry.answer)

@@ -30,6 +30,7 @@ class Clients:
         self._stack, self._path, self._budget, self._batches = stack, ledger, budget, batches
         self._ledger: Ledger | None = None
         self._checked: asyncio.Future[None] | None = None
+        self._engines: list[Engine] = []
         self.checks: list[Callable[[], Awaitable[None]]] = []
 
     @property
@@ -55,10 +56,15 @@ class Clients:
                 client = OpenAIClient(config, engine, self._check)
         self._stack.push_async_callback(client.close)
         self._stack.push_async_callback(engine.settle)
-        self._stack.callback(engine.stop)
+        self._engines.append(engine)
         if isinstance(client, BatchClient):
             self._stack.push_async_exit(client.leave)
         return client
+
+    def stop(self) -> None:
+        """Have no client send anything more, before the first of them waits for what is in flight."""
+        for engine in self._engines:
+            engine.stop()
 
     async def _check(self) -> None:
         if self._checked is None:
@@ -82,4 +88,8 @@ async def opened(ledger: Path, budget: Budget, batches: BatchLimits | None = Non
     async with AsyncExitStack() as stack:
         stack.callback(gc.set_threshold, *gc.get_threshold())
         gc.set_threshold(_GARBAGE, 20, 20)
-        yield Clients(stack, ledger, budget, batches or BatchLimits())
+        clients = Clients(stack, ledger, budget, batches or BatchLimits())
+        try:
+            yield clients
+        finally:
+            clients.stop()

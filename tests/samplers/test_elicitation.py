@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.thinking import control_token
+from tests.byte_tokenizer import byte_tokenizer
 from tests.models import CHAT_TEMPLATE
 from tests.servers.endpoint import Endpoint, Record, endpoint
-from tests.byte_tokenizer import byte_tokenizer
 
 pytest.importorskip("transformers", reason="needs transformers: pip install 'recap-data[render]'")
 

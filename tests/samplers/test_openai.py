@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.ledger import Ledger
 from tests.servers.endpoint import Endpoint, endpoint
 
 RECIPE = """
@@ -147,3 +150,32 @@ def test_steering_is_asked_with_and_known_by_hash_but_never_stored(server: Endpo
         if row["prefill"]:
             assert (row["sampling"]["template"] is not None) == (row["domain"] == "benign")
     assert steered["fingerprint"] != plain["fingerprint"]
+
+
+def test_ctrl_c_keeps_what_is_in_flight_and_sends_nothing_more_and_a_second_one_ends_at_once(
+    server: Endpoint, tmp_path: Path
+) -> None:
+    server.set(latency=1.5)
+    (tmp_path / "served.yaml").write_text(RECIPE.replace("URL", server.base_url))
+    few = [part for name in ("unaligned", "overcautious") for part in ("--set", f"samplers.{name}.in_flight=3")]
+    in_flight = 9  # one server of one sampler, two of the other
+    command = [sys.executable, "-m", "pipeline.cli", "build", "served.yaml", *few]
+    for signals in (1, 2):
+        had = len(server.answered())
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            while len([r for r in server.log() if "completions" in r.path]) < had + in_flight:
+                time.sleep(0.02)
+            began = time.monotonic()
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            _, told = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert told.endswith(
+            "recap-data: stopped. The last finished output is as it was; run the same command again.\n"
+        )
+        assert "Traceback" not in told
+        assert time.monotonic() - began < 6
+        with Ledger(tmp_path / "out/ledger.sqlite") as book:
+            kept = len(list(book.entries()))
+        assert kept == (in_flight if signals == 1 else had)
