@@ -122,12 +122,20 @@ def estimate_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
         seconds = "" if line.seconds is None else f", {line.seconds:,.0f} s as measured"
         yield (
             f"ask: {line.asker} ({line.model}) for {line.domain}: {line.requests:,} requests and {line.found:,} in the "
-            f"ledger, {line.prompt_tokens:,} + {line.completion_tokens:,} tokens ({line.counted}), "
-            f"cost {line.cost:,.2f}, at most {line.most_cost:,.2f}{seconds}"
+            f"ledger, {line.prompt_tokens:,} + {line.completion_tokens:,} tokens ({line.counted})"
+            f"{_cost(line.cost, line.most_cost)}{seconds}"
         )
     requests, most = (sum(getattr(line, name) for line in estimates) for name in ("requests", "most_requests"))
     cost, most_cost = (sum(getattr(line, name) for line in estimates) for name in ("cost", "most_cost"))
     yield (
-        f"ask: in all {requests:,} requests, cost {cost:,.2f}, if each row's first prefill is accepted; at most "
-        f"{most:,} requests, cost {most_cost:,.2f}"
+        f"ask: {requests:,} requests in all if each first prefill is accepted, {most:,} at most"
+        f"{_cost(cost, most_cost) or '; the recipe states no prices'}"
     )
+
+
+def _cost(cost: float, most: float) -> str:
+    return f", cost {_money(cost)}, at most {_money(most)}" if most else ""
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
