@@ -90,13 +90,15 @@ def build(
     ledger: Path | None = None,
     max_requests: int | None = None,
     max_cost: float | None = None,
+    wait: bool = True,
 ) -> Built:
     """Build a recipe into `out`; does nothing where `out` is that build already.
 
     The output appears whole or not at all: until the last rename the former one is untouched.
 
     Answers of models are kept in `ledger` (an SQLite file, beside `out` unless given) and never asked for twice; at
-    most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent.
+    most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent. With `wait` False, requests
+    in batches of a batch API are submitted and left; the next build collects them.
 
     Raises:
         InputError: a source is missing or broken.
@@ -114,7 +116,7 @@ def build(
             cleaned = _clean(inputs, work, runner)
             choice = Choice(work, cleaned.shards, inputs.recipe)
             _check_quotas(choice, cleaned.funnel, allow_short)
-            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost)
+            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait)
             rounds = _sample(inputs, work, cleaned, choice, runner, means)
             _check_quotas(choice, cleaned.funnel, allow_short)
             for domain, selection in choice.domains.items():

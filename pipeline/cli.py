@@ -72,6 +72,9 @@ def build(
     ledger: LedgerOption = None,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Stop, resumably, after so many requests.")] = None,
     max_cost: MaxCostOption = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit batches (batch: true) and leave; run again to collect them.")
+    ] = False,
     prefect: Annotated[bool, typer.Option("--prefect", help="Run as a Prefect flow.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,6 +85,8 @@ def build(
     """
     loaded = _load(recipe, overrides)
     if prefect:
+        if no_wait:
+            raise InputError("--no-wait is not for --prefect: a flow waits for its batches. Remove one of them.")
         if workers != 1:
             raise InputError(
                 "--workers is not for --prefect: the flow has a task runner of its own. Remove one of them."
@@ -114,6 +119,7 @@ def build(
                 ledger=ledger,
                 max_requests=max_requests,
                 max_cost=max_cost,
+                wait=not no_wait,
             )
     _print_built(result, as_json)
 

@@ -83,7 +83,10 @@ async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, pr
     }
     listed: list[Estimate] = []
     async with opened(ledger, Budget()) as clients:
-        samplers = open_samplers({prefills[domain].sampler: config for domain, config in models.items()}, clients)
+        direct = {
+            prefills[domain].sampler: config.model_copy(update={"batch": False}) for domain, config in models.items()
+        }
+        samplers = open_samplers(direct, clients)
         open_judges({domain: recipe.judges.of(domain) for domain in prefills}, clients)
         for domain, prefill in prefills.items():
             rows = list(_rows(recipe, work, choice, domain, prefill))

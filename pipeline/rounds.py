@@ -18,11 +18,15 @@ from pipeline.runner import Runner
 
 
 class Means(NamedTuple):
-    """What sampling works with: the ledger, and the requests and the cost that it may not exceed (None: any)."""
+    """What sampling works with: the ledger, and the requests and the cost that it may not exceed (None: any).
+
+    With ``wait`` False, it ends as soon as requests are in batches of a batch API.
+    """
 
     ledger: Path
     max_requests: int | None = None
     max_cost: float | None = None
+    wait: bool = True
 
 
 class Rounds(NamedTuple):

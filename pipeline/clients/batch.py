@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from pipeline.clients import Answer, most_tokens, read_entry
+from pipeline.clients import Answer, Doubt, most_tokens, read_entry
 from pipeline.clients.openai import OpenAIClient, refused_key, reply, retry_after
 from pipeline.engine import REFUSED, Budget, BudgetSpent, Engine, EngineError, Limits, Refused, Reply, Retry, Tokens
 from pipeline.ledger import Entry, Ledger, OpenBatch, request_key
@@ -110,6 +110,7 @@ class BatchClient(OpenAIClient):
         self._ledger, self._budget, self._limits = ledger, budget, limits or BatchLimits()
         self._urls = tuple(dict.fromkeys(config.base_url))
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
+        self._doubts: dict[bytes, Doubt] = {}
         self._waiting: dict[bytes, asyncio.Future[Entry]] = {}
         self._reserved: dict[bytes, float] = {}
         self._reserving: set[asyncio.Task[Any]] = set()
@@ -126,7 +127,13 @@ class BatchClient(OpenAIClient):
         self.sent = 0
 
     async def ask(
-        self, body: Mapping[str, Any], *, asker: str, template: str | None = None, attempt: int = 0
+        self,
+        body: Mapping[str, Any],
+        *,
+        asker: str,
+        template: str | None = None,
+        attempt: int = 0,
+        doubt: Doubt | None = None,
     ) -> Answer:
         """See `Client.ask`. The answer may take a day.
 
@@ -142,12 +149,22 @@ class BatchClient(OpenAIClient):
         if entry is None:
             if key not in self._asked:
                 blank = Entry(asker, self._config.model, request, "", attempt=attempt)
+                if doubt is not None:
+                    self._doubts[key] = doubt
                 self._asked[key] = asyncio.ensure_future(self._answer(key, blank))
                 self._asked[key].add_done_callback(partial(self._asked_no_more, key))
             entry = await asyncio.shield(self._asked[key])
         if entry.finish == REFUSED:
             raise Refused(entry.answer)
         return read_entry(entry)
+
+    def stop(self) -> None:
+        """Begin nothing new: requests that wait for the budget, or for another try, are given up."""
+        self._stopped = True
+        if self._departure is not None:
+            self._departure.cancel()
+        for task in self._reserving:
+            task.cancel()
 
     async def leave(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -162,11 +179,7 @@ class BatchClient(OpenAIClient):
             BatchesOpen: the run was interrupted, or does not wait, and requests are in batches.
         """
         del kind, traceback
-        self._stopped = True
-        if self._departure is not None:
-            self._departure.cancel()
-        for task in self._reserving:
-            task.cancel()
+        self.stop()
         submits = isinstance(error, BudgetSpent | BatchesOpen)
         if submits:
             self._flush()
@@ -231,6 +244,7 @@ class BatchClient(OpenAIClient):
 
     def _asked_no_more(self, key: bytes, task: asyncio.Task[Entry]) -> None:
         del self._asked[key]
+        self._doubts.pop(key, None)
         if not task.cancelled():
             task.exception()  # which nobody may wait for any more
 
@@ -470,6 +484,8 @@ class BatchClient(OpenAIClient):
                 outcome = Reply(str(outcome), REFUSED)
             elif isinstance(outcome, Exception) and status == "cancelled":
                 outcome = missing
+            elif isinstance(outcome, Reply):
+                outcome = self._doubted(key, outcome)
             if isinstance(outcome, Reply):
                 answered[key] = blank._replace(**outcome._asdict(), time=time.time())
             else:
@@ -479,7 +495,15 @@ class BatchClient(OpenAIClient):
             self._resolve(key, entry, self._cost(key, entry))
         for key in batch.keys:
             if key not in answered:
-                self._resolve(key, failed.get(key, missing), 0.0)
+                error = failed.get(key, missing)
+                doubted = error.reply if isinstance(error, Retry) else None
+                self._resolve(key, error, self._cost(key, doubted) if doubted else 0.0)
+
+    def _doubted(self, key: bytes, reply: Reply) -> Reply | Retry:
+        """An answer, or the doubt in it, if it is the first to its request."""
+        doubt = self._doubts.pop(key, None)
+        why = doubt(read_entry(reply)) if doubt else None
+        return reply if why is None else Retry(why, reply=reply)
 
     async def _outcomes(self, url: str, state: dict[str, Any]) -> dict[bytes, Reply | Exception]:
         """What became of the requests of a batch that has ended, as far as its files say.
@@ -514,7 +538,7 @@ class BatchClient(OpenAIClient):
     async def _content(self, url: str, file: str) -> bytes:
         return (await self._called(url, self._client(url).files.content(file, timeout=self._limits.patience))).content
 
-    def _cost(self, key: bytes, entry: Entry) -> float:
+    def _cost(self, key: bytes, entry: Entry | Reply) -> float:
         if entry.finish == REFUSED:
             return 0.0
         if entry.prompt_tokens is None or entry.completion_tokens is None:

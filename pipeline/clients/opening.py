@@ -30,7 +30,7 @@ class Clients:
         self._stack, self._path, self._budget, self._batches = stack, ledger, budget, batches
         self._ledger: Ledger | None = None
         self._checked: asyncio.Future[None] | None = None
-        self._engines: list[Engine] = []
+        self._engines: list[Engine | BatchClient] = []
         self.checks: list[Callable[[], Awaitable[None]]] = []
 
     @property
@@ -59,6 +59,7 @@ class Clients:
         self._engines.append(engine)
         if isinstance(client, BatchClient):
             self._stack.push_async_exit(client.leave)
+            self._engines.append(client)
         return client
 
     def stop(self) -> None:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.clients.batch import BatchLimits
 from pipeline.clients.opening import opened
 from pipeline.engine import Budget, Refused
 from pipeline.filters import REFUSED, TWIN, find_twins, reject_stance, reject_text
 from pipeline.judges import COUNTER_ALIGNED, Exchange, Judge
 from pipeline.judges.opening import open_judges
-from pipeline.recipe import Judges, Prefill, SamplerConfig
+from pipeline.recipe import Judges, Prefill, SamplerConfig, ServedModel
 from pipeline.samplers import PrefillRequest, Sampler, Thought
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
@@ -45,7 +46,10 @@ class Sampled(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """What is sampled and how: the recipe's part of it, the ledger that answers are kept in, and what may be spent."""
+    """What is sampled and how: the recipe's part of it, the ledger that answers are kept in, and what may be spent.
+
+    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted.
+    """
 
     seed: int
     prefills: dict[str, Prefill]
@@ -54,6 +58,13 @@ class Sampling(NamedTuple):
     ledger: Path
     max_requests: int | None = None
     max_cost: float | None = None
+    wait: bool = True
+
+    def batched(self) -> bool:
+        """Whether a sampler or judge is asked in batches: then all rows are asked at once."""
+        used = [self.samplers[prefill.sampler] for prefill in self.prefills.values()]
+        judges = [self.judges.of(domain) for domain in self.prefills]
+        return any(isinstance(config, ServedModel) and config.batch for config in (*used, *judges))
 
     def less(self, spent: Spent) -> Sampling:
         """The same, with what was spent taken from what may be."""
@@ -110,7 +121,7 @@ async def _sample(
     advance: Callable[[int], None],
 ) -> tuple[dict[int, Sampled], Spent]:
     budget = Budget(sampling.max_requests, sampling.max_cost)
-    async with opened(sampling.ledger, budget) as clients:
+    async with opened(sampling.ledger, budget, BatchLimits(wait=sampling.wait)) as clients:
         used = {prefill.sampler: sampling.samplers[prefill.sampler] for prefill in sampling.prefills.values()}
         samplers = open_samplers(used, clients)
         judges = open_judges({domain: sampling.judges.of(domain) for domain in sampling.prefills}, clients)
@@ -118,7 +129,7 @@ async def _sample(
             domain: _Station(domain, prefill, sampling.seed, samplers[prefill.sampler], judges[domain])
             for domain, prefill in sampling.prefills.items()
         }
-        at_once = asyncio.Semaphore(_SHARDS_AT_ONCE)
+        at_once = asyncio.Semaphore(len(shards) if sampling.batched() else _SHARDS_AT_ONCE)
 
         async def shard(number: int) -> Sampled:
             async with at_once:

@@ -161,6 +161,22 @@ def test_what_a_batch_left_unanswered_goes_in_the_next(server: Endpoint, tmp_pat
     assert nothing_open(tmp_path / "l")
 
 
+def test_an_answer_in_doubt_is_asked_for_once_more(server: Endpoint, tmp_path: Path) -> None:
+    doubts = []
+
+    async def ask() -> None:
+        config = ModelConfig(engine="openai", base_url=(server.base_url,), model="toy-comply", batch=True)
+        async with opened(tmp_path / "l", Budget(), QUICK) as clients:
+            client = clients.open(config)
+            calm = client.ask(body(0), asker="a", doubt=lambda answer: None)
+            odd = client.ask(body(1), asker="a", doubt=lambda answer: doubts.append(answer) or "it is odd")  # type: ignore[func-returns-value]
+            assert (await asyncio.gather(calm, odd))[1] == doubts[0]
+
+    asyncio.run(ask())
+    assert len(doubts) == 1
+    assert sizes(server) == [2, 1]
+
+
 def test_errors_of_lines_are_tried_again(server: Endpoint, tmp_path: Path) -> None:
     server.set(faults="500", fault_share=0.4, fault_times=3)
     answers = run(server, tmp_path / "l")
@@ -218,11 +234,14 @@ def test_a_batch_that_is_not_begun_says_why(server: Endpoint, tmp_path: Path, fa
 
 
 def test_half_a_file_is_not_taken_for_the_whole(server: Endpoint, tmp_path: Path) -> None:
-    """Half of it is whole lines, so that it has to be counted."""
-    server.set(faults="truncated", fault_share=1, fault_times=2, fault_paths="/v1/files/.*/content", thinking="none")
-    run(server, tmp_path / "l", [body(i, max_tokens=1) for i in range(60)])
-    assert {record.fault for record in server.log()} == {None, "truncated"}
-    assert paid_once(server)
+    server.set(faults="truncated", fault_share=1, fault_times=2, fault_paths="/v1/files/.*/content", batch_delay=0)
+    run(server, tmp_path / "l", [body(0), body(1)], model="judge-json")
+    cut = [record for record in server.log() if record.fault == "truncated"]
+    assert len(cut) == 2
+    with client_of(server) as client:
+        content = client.files.content(cut[0].path.split("/")[3]).content
+    assert content[: len(content) // 2].endswith(b"\n"), "only their number shows that lines are missing"
+    assert paid_once(server, 2)
 
 
 def test_a_server_without_a_batch_api_says_so(server: Endpoint, tmp_path: Path) -> None:
@@ -277,6 +296,7 @@ def test_leaving_at_once_and_coming_back(server: Endpoint, tmp_path: Path) -> No
     assert time.monotonic() - began < 1.4, "it waited"
     time.sleep(1.5)
     assert len(set(run(server, tmp_path / "l", limits=LEAVING))) == 60
+    assert not [record for record in server.log() if (record.method, record.path) == ("GET", "/v1/batches")]
     assert created(server) == 1
     assert paid_once(server)
     assert nothing_open(tmp_path / "l")
@@ -319,6 +339,14 @@ def test_answers_that_nobody_asks_for_any_more_are_kept(server: Endpoint, tmp_pa
     with Ledger(tmp_path / "l") as ledger:
         assert len(list(ledger.entries())) == 60
         assert not ledger.verify()
+
+
+def test_a_batch_that_the_server_does_not_know_yet_is_waited_for(server: Endpoint, tmp_path: Path) -> None:
+    server.set(batch_fault="late")
+    run(server, tmp_path / "l")
+    assert 404 in {record.status for record in server.log()}
+    assert created(server) == 1
+    assert paid_once(server)
 
 
 def test_a_batch_that_the_server_lost_is_sent_again(server: Endpoint, tmp_path: Path) -> None:

@@ -396,14 +396,14 @@ class Server:
 
     def page(self, limit: int, after: str | None) -> dict[str, Any]:
         """The batches behind one of them, the newest first."""
-        names = [name for name, batch in reversed(self.batches.items()) if batch.fault != "lost"]
+        names = [name for name, batch in reversed(self.batches.items()) if not batch.unknown()]
         behind = names[names.index(after) + 1 :] if after in names else names
         infos = [self.batch(name).info for name in behind[:limit]]
         return {"object": "list", "data": infos, "has_more": len(behind) > limit}
 
     def batch(self, name: str) -> Batch:
         """The batch, as far as it is by now."""
-        if name not in self.batches or self.batches[name].fault == "lost":
+        if name not in self.batches or self.batches[name].unknown():
             raise Problem(404, f"No batch found with id '{name}'.", param="id")
         batch = self.batches[name]
         if batch.info["status"] == "in_progress":
@@ -488,6 +488,7 @@ BATCH_FAULTS = {
     "unanswered": "creating it is answered with 500, but it is created",
     "stuck": "creating it is never answered, but it is created",
     "lost": "it is created, but from then on nobody knows it",
+    "late": "it is created, and nobody knows it for the first 0.2 seconds",
     "expired": "it expires, with every other line unanswered",
     "gaps": "every other line is in neither file",
     "empty": "every other answer has no choices",
@@ -510,6 +511,10 @@ class Batch:
     began: float
     delay: float
     fault: str = ""
+
+    def unknown(self) -> bool:
+        """Whether the server denies that it has it."""
+        return self.fault == "lost" or (self.fault == "late" and time.time() - self.began < 0.2)
 
     def done(self) -> int:
         """How many lines are done by now."""
