@@ -97,8 +97,8 @@ def build(
     The output appears whole or not at all: until the last rename the former one is untouched.
 
     Answers of models are kept in `ledger` (an SQLite file, beside `out` unless given) and never asked for twice; at
-    most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent. With `wait` False, requests
-    in batches of a batch API are submitted and left; the next build collects them.
+    most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent. With `wait` False,
+    requests in batches of a batch API are submitted and left; the next build collects them.
 
     Raises:
         InputError: a source is missing or broken.
