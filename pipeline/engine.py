@@ -3,7 +3,7 @@
 A request is looked up in the ledger; if it has no answer it waits for a slot of a server, is sent, retried where that
 can help, and its answer is written. Slots are refilled one by one, so a slow answer holds up nothing but itself. How
 many there are is found out: a server's limit grows while answers come back clean and shrinks when it says that it is
-too much (AIMD, Chiu and Jain 1989). Waiting, for a slot or for another try, happens outside the slots and counts
+too much, or leaves a request to its deadline (AIMD, Chiu and Jain 1989). Waiting, for a slot or for another try, happens outside the slots and counts
 against no deadline.
 """
 
@@ -44,13 +44,22 @@ class Reply(NamedTuple):
 class Retry(Exception):
     """An answer that may be better the next time.
 
-    ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for. ``reply`` is
-    an answer that is whole but in doubt: it is taken where the next try gives no better one.
+    ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for; ``late``
+    says that there was no answer by the deadline. ``reply`` is an answer that is whole but in doubt: it is taken where
+    the next try gives no better one.
     """
 
-    def __init__(self, why: str, *, busy: bool = False, after: float | None = None, reply: Reply | None = None) -> None:
+    def __init__(
+        self,
+        why: str,
+        *,
+        busy: bool = False,
+        late: bool = False,
+        after: float | None = None,
+        reply: Reply | None = None,
+    ) -> None:
         super().__init__(why)
-        self.busy, self.after, self.reply = busy, after, reply
+        self.busy, self.late, self.after, self.reply = busy, late, after, reply
 
 
 class Limits(NamedTuple):
@@ -113,9 +122,9 @@ class _Server:
 
     def failed(self, sent: float, retry: Retry) -> None:
         now = self._heard_at = time.monotonic()
+        if (retry.busy or retry.late) and sent >= self._cut_at:
+            self.limit, self._cut_at = max(self.limit * self.CUT, 1.0), now
         if retry.busy:
-            if sent >= self._cut_at:
-                self.limit, self._cut_at = max(self.limit * self.CUT, 1.0), now
             if retry.after is not None:
                 self.resting_until = max(self.resting_until, now + retry.after)
             return
@@ -194,6 +203,7 @@ class Servers:
         self._hand_out()
 
 
+_LATE = "no answer in {:g} s"
 _ALL_KEPT = "Every answer so far is in the ledger: run the same command again to go on."
 
 
@@ -404,7 +414,7 @@ class Engine:
                     reply = await send(server.url)
                 cost = self._cost(reply, most)
             except (Retry, TimeoutError) as error:
-                retry = error if isinstance(error, Retry) else Retry(f"no answer in {self._limits.deadline:g} s")
+                retry = error if isinstance(error, Retry) else Retry(_LATE.format(self._limits.deadline), late=True)
                 if retry.reply is not None:
                     doubts, cost = doubts + 1, self._cost(retry.reply, most)
                     if doubts > 1:

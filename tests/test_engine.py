@@ -145,6 +145,30 @@ def test_a_slow_server_among_fast_ones_gets_few(tmp_path: Path) -> None:
     assert counts["c"] < 0.1 * 400
 
 
+def test_a_server_that_leaves_requests_to_their_deadline_is_given_fewer(tmp_path: Path) -> None:
+    in_flight, most = 0, []
+
+    async def send(_: str) -> Reply:
+        nonlocal in_flight
+        in_flight += 1
+        most.append(in_flight)
+        try:
+            await asyncio.sleep(0.02 if in_flight <= 8 else 5)
+        finally:
+            in_flight -= 1
+        return Reply("answer")
+
+    async def run() -> None:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, ["a"], QUICK._replace(start=32, deadline=0.15, tries=40))
+            await asyncio.gather(*(engine.ask({"i": i}, send, asker="s") for i in range(200)))
+            await engine.settle()
+
+    asyncio.run(run())
+    assert most[31] == 32
+    assert sum(most[-50:]) / 50 < 20
+
+
 def test_a_request_that_the_server_refuses_is_remembered(server: Endpoint, tmp_path: Path) -> None:
     server.set(context=20)
     with pytest.raises(Refused, match="HTTP 400"):
