@@ -3,8 +3,8 @@
 A request is looked up in the ledger; if it has no answer it waits for a slot of a server, is sent, retried where that
 can help, and its answer is written. Slots are refilled one by one, so a slow answer holds up nothing but itself. How
 many there are is found out: a server's limit grows while answers come back clean and shrinks when it says that it is
-too much, or leaves a request to its deadline (AIMD, Chiu and Jain 1989). Waiting, for a slot or for another try, happens outside the slots and counts
-against no deadline.
+too much, or leaves a request to its deadline (AIMD, Chiu and Jain 1989). Waiting, for a slot or for another try,
+happens outside the slots and counts against no deadline.
 """
 
 from __future__ import annotations
