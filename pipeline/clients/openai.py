@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
 
-_PAUSES = (0.1, 0.4, 0.0)
+_LISTING = 20.0
+"""Seconds that a server has to list its models."""
+
+_PAUSES = (0.1, 0.4, 1.0)
 """Seconds after each try of a question that is asked beforehand."""
 
 
@@ -100,31 +103,44 @@ class OpenAIClient:
         return read_entry(entry) if entry else None
 
     async def check(self) -> None:
-        """Ask each server which models it has. One that doesn't answer, or doesn't say, may still do.
+        """Ask each server which models it has. One that doesn't say may still do, or one of several that is down.
 
         Raises:
+            EngineError: no server can be reached.
             InputError: a server refuses the key, has other models, or sends web pages.
         """
+        down = []
         for url in dict.fromkeys(self._config.base_url):
-            listed = await self._models(url)
+            try:
+                listed = await self._models(url)
+            except Retry as retry:
+                down.append(f"{url} ({retry})")
+                continue
             if listed and self._config.model not in listed:
                 has = ", ".join(sorted(listed)[:20])
                 raise InputError(f"{url} has no model {self._config.model!r}. It has: {has}.")
+        if len(down) == len(set(self._config.base_url)):
+            raise EngineError(
+                f"Nothing answers at {', '.join(down)}, and nothing was asked. Start the server of "
+                f"{self._config.model!r}, or give its base_url."
+            )
 
     async def _models(self, url: str) -> list[str]:
         import openai
 
-        text = ""
+        text = why = ""
         for pause in _PAUSES:
             try:
-                text = (await self._client(url).models.with_raw_response.list()).text
+                text = (await self._client(url).models.with_raw_response.list(timeout=_LISTING)).text
                 return [model["id"] for model in json.loads(text)["data"]]
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise InputError(refused_key(url, error.status_code)) from error
             except openai.APIStatusError as error:
                 text = error.response.text
+            except openai.APIConnectionError as error:
+                text, why = "", str(error.__cause__ or error).replace(" ssl:default", "")
             except openai.APIError:
-                text = ""
+                text = why = ""
             except (LookupError, ValueError, TypeError):
                 pass
             await asyncio.sleep(pause)
@@ -133,6 +149,8 @@ class OpenAIClient:
                 f"{url} answers with a web page and is no OpenAI-compatible server. base_url is the address of its "
                 "API, which most often ends in /v1."
             )
+        if why:
+            raise Retry(why)
         return []
 
     async def close(self) -> None:

@@ -35,6 +35,10 @@ def load(name: str, revision: str | None = None) -> Tokenizer:
         raise NoTokenizer(
             f"The tokenizer of {name!r} needs transformers: pip install 'recap-data[render]', or transformers itself."
         ) from error
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise NoTokenizer(
+            f"There is no tokenizer {name!r}: no such folder. Give tokenizer: a path, or a name on the Hub."
+        )
     try:
         try:
             found = AutoTokenizer.from_pretrained(name, revision=revision, local_files_only=True)

@@ -26,8 +26,14 @@ from pipeline.recipe import ModelConfig, answering
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-"""Set in the environment unless it says something else: errors only, and processes that inherit no threads."""
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+"""Set in the environment unless it says something else: errors only, none of them on standard output, which is the
+command's own; and processes that inherit no threads."""
 
 HERE = ("this process",)
 """The one place that requests are sent to, for the engine's accounts."""
@@ -57,6 +63,7 @@ class LocalModel:
         Raises:
             Refused: the engine can't take the request: the prompt is too long, a parameter is unknown.
             InputError: vLLM is not installed, or can't load the model.
+            EngineError: the engine died.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._generate(body), self._loop))
 
@@ -73,6 +80,7 @@ class LocalModel:
         engine = await asyncio.shield(self._started)
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         options = {key: value for key, value in body.items() if key not in ("model", "prompt")}
         last = None
@@ -83,6 +91,11 @@ class LocalModel:
                 last = output
         except (ValueError, TypeError) as error:
             raise Refused(f"vLLM takes no such request: {error}") from error
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineError(
+                f"vLLM's engine for {self._config.model!r} died; what it said is above. Every answer so far is in the "
+                "ledger: mend the cause (memory, or an argument in vllm:) and run the same command again."
+            ) from error
         if last is None:
             raise EngineError(f"vLLM ended a request to {self._config.model} without an answer.")
         written = last.outputs[0]
@@ -115,10 +128,10 @@ class LocalModel:
         await asyncio.wait([self._started])
         if self._started.exception() is None:
             engine = self._started.result()
-            handler = engine.output_handler
+            if engine.output_handler is not None:
+                engine.output_handler.cancel()
+                await asyncio.gather(engine.output_handler, return_exceptions=True)
             await asyncio.to_thread(engine.shutdown, timeout=_SHUTDOWN)
-            if handler is not None:
-                await asyncio.gather(handler, return_exceptions=True)
             engine.shutdown = lambda timeout=None: None
         multiprocessing.active_children()
 

@@ -64,7 +64,7 @@ class ModelSampler:
         self.parameters: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         self._config, self._client = config, client
         self._seed_prefix = config.seed_prefix.rstrip() if config.seed_prefix else None
-        self._steer = {role: _steering(name) for role in ("system", "user") if (name := getattr(config, role))}
+        self._steer = {role: _steering(role, name) for role in ("system", "user") if (name := getattr(config, role))}
         self._renderer = _renderer(config) if config.seed_prefix or config.engine == "vllm" else None
         self._try_out()
 
@@ -236,9 +236,9 @@ def _renderer(config: ModelConfig) -> Renderer:
         return renderer_for(tokenizer, enable_thinking=False, variables=config.chat_template)
 
 
-def _steering(name: str) -> tuple[templates.Template, jinja2.Template]:
+def _steering(role: str, name: str) -> tuple[templates.Template, jinja2.Template]:
     template = templates.load(name)
-    if template.role == "user" and "prompt" not in template.variables:
+    if role == "user" and "prompt" not in template.variables:
         raise InputError(f"prompts/{template.id}.md must use the variable prompt: without it every row asks the same.")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     unknown = find_undeclared_variables(environment.parse(template.body)) - set(_VARIABLES)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,8 @@ def test_a_request_that_is_refused_drops_its_row_with_the_reason(server: Endpoin
         (["--set", "samplers.unaligned.model=nope"], "has no model 'nope'. It has: "),
         (["--set", "samplers.unaligned.api_key_env=NOT_SET_HERE"], "NOT_SET_HERE is not set"),
         (["--set", "samplers.unaligned.system=nope"], "There is no template 'nope'"),
+        (["--set", "samplers.unaligned.user=steer-overcautious"], "must use the variable prompt"),
+        (["--set", "samplers.unaligned.base_url=[]"], "base_url"),
     ],
 )
 def test_mistakes_are_told_before_money_is_spent(
@@ -133,6 +138,43 @@ def test_mistakes_are_told_before_money_is_spent(
     _, told = build(server, tmp_path, *options, code=2)
     assert said in told
     assert "Traceback" not in told
+    assert not server.answered()
+
+
+def test_a_wrong_key_is_told_before_money_is_spent(server: Endpoint, tmp_path: Path) -> None:
+    server.set(api_key="another")
+    _, told = build(server, tmp_path, code=2)
+    assert "refuses the key (HTTP 401)" in told
+    assert not server.answered()
+
+
+def test_a_server_that_is_not_there_is_told_of_at_once(server: Endpoint, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    _, told = build(server, tmp_path, "--set", f"samplers.unaligned.base_url={url}", code=1)
+    assert f"Nothing answers at {url}" in told
+    assert "Traceback" not in told
+    assert not server.answered()
+
+
+def test_a_base_url_of_web_pages_is_told_before_money_is_spent(server: Endpoint, tmp_path: Path) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html><body>Welcome</body></html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{pages.server_port}"
+        _, told = build(server, tmp_path, "--set", f"samplers.unaligned.base_url={url}", code=2)
+        pages.shutdown()
+    assert f"{url} answers with a web page" in told
     assert not server.answered()
 
 
