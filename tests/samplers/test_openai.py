@@ -105,6 +105,16 @@ def test_a_build_on_a_failing_server_ends_in_the_same_rows(server: Endpoint, tmp
     assert set(server.answered().values()) == {1}
 
 
+def test_a_server_that_answers_otherwise_each_time_is_asked_once(server: Endpoint, tmp_path: Path) -> None:
+    server.set(faults="another-answer", fault_share=0.3)
+    first, _ = build(server, tmp_path)
+    assert set(server.answered().values()) == {1}
+    server.set(seed=99)
+    again, _ = build(server, tmp_path, "--out", "out/again")
+    assert again["content_hash"] == first["content_hash"]
+    assert len(server.answered()) == 50
+
+
 def test_a_budget_stops_a_build_and_the_next_goes_on(server: Endpoint, tmp_path: Path) -> None:
     _, told = build(server, tmp_path, "--max-requests", "20", code=1)
     assert "The requests allowed by --max-requests were sent" in told
