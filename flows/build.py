@@ -6,9 +6,13 @@ is tried again; one that fails on the user's account (a `RecapError`) is not, si
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from prefect import State, Task, flow, task
@@ -22,7 +26,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flows.recipes import find
 from pipeline.build import Built, build
 from pipeline.errors import RecapError
-from pipeline.publish.folder import read_manifest
+from pipeline.publish.diff import Snapshot, compare, open_version, to_markdown
+from pipeline.publish.folder import MANIFEST, intact, read_manifest
 from pipeline.recipe import load
 from pipeline.report import write_report
 
@@ -85,7 +90,7 @@ def build_flow(
     max_requests: int | None = None,
     max_cost: float | None = None,
 ) -> State[Any]:
-    """Build a mixture and leave its funnel, card and report as artifacts.
+    """Build a mixture and leave its funnel, card and report as artifacts, and what changed since the last build.
 
     Args:
         recipe: a named recipe, or the path of a YAML file.
@@ -102,16 +107,17 @@ def build_flow(
     loaded = load(find(recipe), overrides or ())
     folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
     book = Path(ledger) if ledger is not None else None
-    built = build(
-        loaded,
-        folder,
-        PrefectRunner(),
-        allow_short=allow_short,
-        ledger=book,
-        max_requests=max_requests,
-        max_cost=max_cost,
-    )
-    _leave_artifacts(built)
+    with _former(folder) as former:
+        built = build(
+            loaded,
+            folder,
+            PrefectRunner(),
+            allow_short=allow_short,
+            ledger=book,
+            max_requests=max_requests,
+            max_cost=max_cost,
+        )
+        _leave_artifacts(built, former)
     rows = built.manifest["rows"]["mixture"]
     return Completed(message="unchanged" if built.unchanged else f"built {rows:,} rows into {built.out}")
 
@@ -141,7 +147,34 @@ def run(
     return Built(out, read_manifest(out) or {}, unchanged=state.message == "unchanged")
 
 
-def _leave_artifacts(built: Built) -> None:
+@contextmanager
+def _former(out: Path) -> Iterator[Snapshot | None]:
+    """The build that is in `out` now, kept for as long as the block lasts; None where there is none.
+
+    Its card may have been edited, its rows not.
+    """
+    manifest = read_manifest(out)
+    rows = {name: known for name, known in (manifest or {"files": {}})["files"].items() if name != "README.md"}
+    if manifest is None or not intact(out, {"files": rows}):
+        yield None
+        return
+    try:
+        folder = TemporaryDirectory(prefix=f".{out.name}.former-", dir=out.parent)
+    except OSError:  # which the build, that can't write there either, explains
+        yield None
+        return
+    with folder as kept:
+        for name in (*manifest["files"], MANIFEST):
+            place = Path(kept) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(out / name, place)
+            except OSError:
+                shutil.copy2(out / name, place)
+        yield open_version(kept)._replace(name=f"content {manifest['content_hash'][:12]}")
+
+
+def _leave_artifacts(built: Built, former: Snapshot | None) -> None:
     manifest = built.manifest
     key = re.sub(r"[^a-z0-9]+", "-", manifest["name"].lower()).strip("-")
     table = [
@@ -150,5 +183,8 @@ def _leave_artifacts(built: Built) -> None:
     ]
     create_table_artifact(table=table, key=f"{key}-funnel", description=f"Funnel of {manifest['name']}")
     create_markdown_artifact(markdown=(built.out / "README.md").read_text(encoding="utf-8"), key=f"{key}-card")
+    if former is not None and not built.unchanged:
+        latest = open_version(str(built.out))._replace(name=f"content {manifest['content_hash'][:12]}")
+        create_markdown_artifact(markdown=to_markdown(compare(former, latest)), key=f"{key}-diff")
     page = write_report(built.out)
     create_link_artifact(link=page.resolve().as_uri(), link_text="report.html", key=f"{key}-report")

@@ -7,6 +7,7 @@ of the sources and the versions of what computed them; so is every byte of the o
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ def build(
     max_requests: int | None = None,
     max_cost: float | None = None,
     wait: bool = True,
+    pinned: Sequence[Mapping[str, Any]] = (),
 ) -> Built:
     """Build a recipe into `out`; does nothing where `out` is that build already.
 
@@ -99,6 +101,9 @@ def build(
     Answers of models are kept in `ledger` (an SQLite file, beside `out` unless given) and never asked for twice; at
     most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent. With `wait` False,
     requests in batches of a batch API are submitted and left; the next build collects them.
+
+    `pinned` are the sources and evaluation sets of a former build, as its manifest states them: datasets of the Hub are
+    read at the commits they were read at then, whatever has become of the recipe's revisions.
 
     Raises:
         InputError: a source is missing or broken.
@@ -109,7 +114,7 @@ def build(
     try:
         folder.check_output(out)
         folder.recover(out)
-        inputs = _inputs(loaded)
+        inputs = _inputs(loaded, pinned)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
         with folder.work_folder(out) as work, local_models():
@@ -192,7 +197,7 @@ def _notes(recipe: Recipe) -> list[str]:
     return [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
 
 
-def _inputs(loaded: LoadedRecipe) -> _Inputs:
+def _inputs(loaded: LoadedRecipe, pinned: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
     recipe, base = loaded.recipe, loaded.folder
     sources = {d: tuple(complete(s) for s in recipe.sources[d]) for d in DOMAINS if d in recipe.sources}
     against = tuple(complete(source) for source in recipe.clean.decontaminate.against)
@@ -200,14 +205,15 @@ def _inputs(loaded: LoadedRecipe) -> _Inputs:
     clean = recipe.clean.model_copy(update={"decontaminate": decontaminate})
     recipe = recipe.model_copy(update={"sources": sources, "clean": clean})
 
+    commits = [stated["revision"] for stated in pinned if not stated["revision"].startswith("sha256:")]
     places = [
         (domain, priority, source, located)
         for domain, listed in sources.items()
         for priority, source in enumerate(listed)
-        for located in locate(source, base)
+        for located in locate(_at(source, commits), base)
     ]
     files = [steps.SourceFile(number, *place) for number, place in enumerate(places)]
-    evaluations = [(source, locate(source, base)) for source in against]
+    evaluations = [(source, locate(_at(source, commits), base)) for source in against]
     stated = {
         "recipe": recipe.dump(),
         "fingerprint": recipe.fingerprint,
@@ -217,6 +223,12 @@ def _inputs(loaded: LoadedRecipe) -> _Inputs:
         "schema_version": schema.VERSION,
     }
     return _Inputs(recipe, files, evaluations, stated)
+
+
+def _at(source: Source, commits: list[str]) -> Source:
+    """The source at the next of `commits` where it is read from the Hub: one for each such source, in their order."""
+    at_hub = source.files is None and source.bundled is None
+    return source.model_copy(update={"revision": commits.pop(0)}) if at_hub and commits else source
 
 
 def _templates(recipe: Recipe) -> dict[str, str]:

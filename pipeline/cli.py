@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.build import Built, Plan
     from pipeline.ledger import Ledger
     from pipeline.recipe import LoadedRecipe
+    from pipeline.verify import Verified
 
 _STOPPED = "stopped. The last finished output is as it was; run the same command again."
 
@@ -171,6 +172,106 @@ def report(
 
 
 @app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The folder of a finished build.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The folder of a later one.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")] = False,
+    examples: Annotated[int, typer.Option(min=0, help="How many ids of each kind are listed.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what changed between two versions: rows by domain and source, with reasons; recipe, inputs, card.
+
+    No prompt or prefill is printed.
+    """
+    if markdown and as_json:
+        raise InputError("--markdown and --json can't both be printed. Remove one of them.")
+    from pipeline.publish.diff import compare, open_version, to_markdown, to_text
+
+    found = compare(open_version(old), open_version(new), examples)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print(to_markdown(found) if markdown else to_text(found))
+
+
+@app.command()
+def verify(
+    build_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished build.")],
+    base: Annotated[
+        Path | None, typer.Option(help="What the sources' paths are relative to: the folder of the recipe.")
+    ] = None,
+    ledger: LedgerOption = None,
+    workers: WorkersOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild a finished build from its manifest and the ledger, elsewhere, and compare. No model is asked.
+
+    Exit code 1 where the rows made anew are others, or files are not what the manifest says.
+    """
+    from pipeline.console import progress
+    from pipeline.runner import local_runner
+    from pipeline.verify import verify as verify_build
+
+    with _shown(progress(_console())) as shown, local_runner(workers, shown) as runner:
+        found = verify_build(build_folder, runner, base=base, ledger=ledger)
+    _print_verified(found, as_json)
+
+
+@app.command()
+def sources(as_json: JsonOption = False) -> None:
+    """List the known datasets: fields, licence, terms, and whether their prompts may be published again."""
+    from pipeline.sources.known import KNOWN
+
+    if as_json:
+        _print_json([entry.to_json() for entry in KNOWN])
+    else:
+        print("\n".join(line for entry in KNOWN for line in entry.lines()))
+
+
+@app.command()
+def publish(
+    build_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished build.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="hub:owner/name, or a folder of versions; publish.to unless given.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="X.Y.Z", help="A later version than the rule gives.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Into a repository that everybody sees.")] = False,
+    allow_restricted: Annotated[
+        bool, typer.Option("--allow-restricted", help="Private, though a source forbids redistribution.")
+    ] = False,
+    public_harmful: Annotated[
+        bool, typer.Option("--public-harmful", help="With --public: harmful prefills too are for everybody.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a finished build as a version that never changes: one commit and one tag, or a folder.
+
+    Major where the columns change, minor where rows do, patch where only the card does; the same content is no new
+    version. A new repository is private and gated. Interrupted, run it again: it goes on where it stopped.
+    """
+    from pipeline.publish.release import Permissions
+    from pipeline.publish.release import publish as publish_build
+
+    permissions = Permissions(public, allow_restricted, public_harmful)
+    published = publish_build(
+        build_folder,
+        to,
+        version=version,
+        permissions=permissions,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if as_json:
+        _print_json(published._asdict())
+        return
+    for note in published.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"already {published.version}" if published.unchanged else f"published {published.version}", file=sys.stderr)
+    print(published.url)
+
+
+@app.command()
 def recipes(as_json: JsonOption = False) -> None:
     """List the named recipes."""
     from flows.recipes import named
@@ -181,6 +282,44 @@ def recipes(as_json: JsonOption = False) -> None:
     else:
         for name, path in listed.items():
             print(f"{name:<16} {path}")
+
+
+@app.command()
+def schedule(
+    recipe: RecipeArgument,
+    cron: Annotated[str, typer.Option(help="When: minute, hour, day, month, weekday, as in '0 3 * * 1'.")],
+    timezone: Annotated[str, typer.Option(help="Whose clock the times are of, as in Europe/Berlin.")] = "UTC",
+    out: OutOption = None,
+    overrides: SetOption = None,
+    allow_short: Annotated[bool, typer.Option(help="Build what there is where a quota can't be met.")] = False,
+    ledger: LedgerOption = None,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Stop a run after so many requests.")] = None,
+    max_cost: MaxCostOption = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Leave the schedule off until it is switched on.")] = False,
+) -> None:
+    """Serve the build as a Prefect deployment that runs on a schedule, here, until interrupted.
+
+    One run at a time; one that falls due while another runs is cancelled. A run with nothing new ends as unchanged.
+    Needs a Prefect server or Prefect Cloud, found by Prefect's own settings.
+    """
+    from flows.schedule import check_server, coming, parameters, serve
+
+    called_with = parameters(
+        recipe,
+        overrides or [],
+        out,
+        allow_short=allow_short,
+        ledger=ledger,
+        max_requests=max_requests,
+        max_cost=max_cost,
+    )
+    times = coming(cron, timezone)
+    check_server()
+    name = _load(recipe, overrides).recipe.name
+    state = "paused; when switched on, next" if paused else "next"
+    listed = ", ".join(f"{time:%a %Y-%m-%d %H:%M %z}" for time in times)
+    print(f"recap-data build/{name}: {state} {listed}. Ctrl-C ends it and pauses the schedule.", file=sys.stderr)
+    serve(name, cron, timezone, called_with, paused=paused)
 
 
 ledger_app = typer.Typer(no_args_is_help=True, help="Look into a ledger: the answers of models, kept and paid once.")
@@ -304,6 +443,19 @@ def _print_built(built: Built, as_json: bool) -> None:
     state = "unchanged" if built.unchanged else "built"
     console.print(f"{state}: {rows:,} rows, {prefilled:,} with a prefill, content {manifest['content_hash'][:12]}")
     print(built.out)
+
+
+def _print_verified(found: Verified, as_json: bool) -> None:
+    if as_json:
+        causes = [change._asdict() for change in found.causes]
+        told = found._asdict() | {"folder": str(found.folder), "causes": causes, "verified": found.verified}
+        _print_json(told)
+    else:
+        print(f"{found.folder}: {'verified' if found.verified else 'NOT verified'}, content {found.content_hash[:12]}")
+        for line in found.lines():
+            print(f"  {line}")
+    if not found.verified:
+        raise typer.Exit(1)
 
 
 def _print_plan(planned: Plan, as_json: bool) -> None:

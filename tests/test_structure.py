@@ -21,6 +21,7 @@ LAYERS = [
     {"choice"},
     {"rounds", "cost"},
     {"build"},
+    {"verify"},
     {"console", "flows"},
     {"cli"},
 ]
@@ -81,7 +82,10 @@ def test_rooms_make_no_circle() -> None:
         open_rooms -= free
 
 
-@pytest.mark.parametrize("command", [["--help"], ["build", "--help"], ["plan", "--help"], ["report", "--help"]])
+COMMANDS = ("build", "plan", "report", "diff", "verify", "sources", "schedule")
+
+
+@pytest.mark.parametrize("command", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     script = f"""
 import sys

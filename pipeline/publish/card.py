@@ -1,7 +1,8 @@
 """The data card: ``README.md`` of a build, as the Hub and `datasets.load_dataset` read it.
 
 Its YAML names the configs and their files, the licence and ``not-for-all-audiences``; its text says how the data was
-made, from the manifest alone, so that equal builds have equal cards.
+made, from the manifest alone, so that equal builds have equal cards. On the Hub the text stands between two marks, and
+what people write around them stays (`merge`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ import jinja2
 import yaml
 
 from pipeline import templates
+from pipeline.errors import InputError
+
+BEGIN, END = "<!-- recap-data:begin", "<!-- recap-data:end -->"
+"""The marks around our part of a card's text. The first goes on to the end of its line."""
+
+_OURS = (
+    *("pretty_name", "license", "license_name", "license_link", "language", "task_categories", "tags"),
+    *("size_categories", "configs", "dataset_info"),
+)
+"""The keys of a card's YAML that are ours. ``dataset_info`` is removed: one that is out of date breaks the loading."""
 
 _STRICTNESS = (
     "cc0-1.0",
@@ -46,7 +57,7 @@ def strictest_licence(licences: Iterable[str | None]) -> str:
 
 
 def render(manifest: dict[str, Any]) -> str:
-    """The card of a build, from its manifest (without ``files``)."""
+    """The card of a build, from its manifest (without ``files``); with its ``version`` where it is published."""
     template = templates.load("mixture", "data_cards")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -54,7 +65,64 @@ def render(manifest: dict[str, Any]) -> str:
     environment.filters["cell"] = _cell
     environment.filters["comma"] = lambda number: f"{number:,}"
     body = environment.from_string(template.body).render(manifest=manifest, recipe=manifest["recipe"])
-    return f"---\n{yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True)}---\n{body}"
+    return f"---\n{_dumped(_metadata(manifest))}---\n{body}"
+
+
+def merge(existing: str | None, ours: str) -> str:
+    """A published card with our part of it replaced by that of `ours`, a card of `render`; the rest is kept.
+
+    Ours are the text between the marks and the keys of `_OURS` in the YAML; tags that others added stay as well. A card
+    without marks gets our text in front of its own. Where nothing of ours changes the card stays the same to the byte.
+
+    Raises:
+        InputError: the card's YAML can't be read, or one of its two marks is missing.
+    """
+    if existing is None or not existing.strip():
+        return ours
+    existing = existing.replace("\r\n", "\n")
+    front, body = _split(existing)
+    our_front, our_body = _split(ours)
+    theirs, new = _mapping(front), _mapping(our_front)
+    tags = theirs.get("tags")
+    if isinstance(tags, list):
+        new["tags"] = [*tags, *(tag for tag in new["tags"] if tag not in tags)]
+    kept = {key: value for key, value in theirs.items() if key not in _OURS}
+    if theirs != {**new, **kept}:
+        front = _dumped({**new, **kept})
+    start, stop = body.find(BEGIN), body.find(END)
+    block = our_body[our_body.index(BEGIN) : our_body.index(END) + len(END)]
+    if start < 0 and stop < 0:
+        body = f"{our_body}{body if body.startswith(chr(10)) else chr(10) + body}" if body.strip() else our_body
+    elif 0 <= start < stop and body.count(BEGIN) == body.count(END) == 1:
+        body = body[:start] + block + body[stop + len(END) :]
+    else:
+        raise InputError(
+            f"The published card's marks are damaged: it must hold one line {BEGIN} … --> and, after it, one {END}. "
+            "Mend its README.md, or remove both marks and the text between them."
+        )
+    return f"---\n{front}---\n{body}"
+
+
+def _split(card: str) -> tuple[str, str]:
+    """The YAML of a card and its text."""
+    if not card.startswith("---\n"):
+        return "", card
+    front, closed, body = card[4:].partition("\n---\n")
+    return (front + "\n", body) if closed else ("", card)
+
+
+def _mapping(front: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(front) or {}
+    except yaml.YAMLError:
+        data = None
+    if not isinstance(data, dict):
+        raise InputError("The YAML at the top of the published card can't be read. Mend its README.md.")
+    return data
+
+
+def _dumped(data: dict[str, Any]) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
 def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ needs.
 from __future__ import annotations
 
 import difflib
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pipeline.recipe import GroundTruth
 from pipeline.schema import Domain
@@ -35,6 +35,26 @@ class Known(NamedTuple):
     redistribute: bool = True
     advice: str = ""
     confirmed: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain JSON values."""
+        rule = self.ground_truth.model_dump(exclude_defaults=True) if self.ground_truth else None
+        return self._asdict() | {"ground_truth": rule}
+
+    def lines(self) -> list[str]:
+        """The entry as lines for a terminal."""
+        place = f"{self.config}/{self.split}" if self.config else self.split
+        fields = [f"prompt {' or '.join(self.prompt)}"]
+        fields += [f"category {' or '.join(self.category)}"] if self.category else []
+        fields += [f"ground truth {self.ground_truth.field}"] if self.ground_truth else []
+        rights = "may be published again" if self.redistribute else "may NOT be published again"
+        checked = "" if self.confirmed else " (not confirmed)"
+        told = [
+            f"{self.name}: {self.domain}, {'training' if self.role == 'train' else 'evaluation'}, {place}",
+            f"  fields: {', '.join(fields)}",
+            f"  licence: {self.licence or 'none'}, {rights}{checked}. {self.terms}",
+        ]
+        return [*told, f"  {self.advice}"] if self.advice else told
 
 
 _NON_COMMERCIAL = "Non-commercial use only, with attribution."

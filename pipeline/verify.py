@@ -1,0 +1,135 @@
+"""Verifying a finished build: made once more from its own manifest and the ledger, and compared.
+
+Nothing is asked of a model: an answer that the ledger lacks is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pipeline.build import LEDGER, build
+from pipeline.clients.batch import BatchesOpen
+from pipeline.engine import BudgetSpent
+from pipeline.errors import InputError, RecapError, SourceError
+from pipeline.publish.diff import Change, input_changes
+from pipeline.publish.folder import file_hash, read_manifest
+from pipeline.recipe import LoadedRecipe, parse
+from pipeline.runner import Runner
+
+_NOWHERE = "http://not-asked.invalid/v1"
+CARD = "README.md"
+
+
+class Verified(NamedTuple):
+    """What rebuilding a build came to.
+
+    ``content_hash`` is the manifest's, ``rebuilt_hash`` that of the rows made anew. ``damaged`` are files that are not
+    what the manifest says, ``different`` those that the rebuild has with other bytes, or not at all. ``causes`` are the
+    inputs that are not what they were: packages, templates, revisions of sources.
+    """
+
+    folder: Path
+    content_hash: str
+    rebuilt_hash: str
+    damaged: list[str]
+    different: list[str]
+    causes: list[Change]
+
+    @property
+    def rows_equal(self) -> bool:
+        """Whether the rows made anew are those that the manifest states."""
+        return self.content_hash == self.rebuilt_hash
+
+    @property
+    def verified(self) -> bool:
+        """Whether the build is what its manifest says, and that can be made again.
+
+        A card may have been edited. Files of other bytes with equal rows must have a cause: another version of what
+        wrote them.
+        """
+        return self.rows_equal and not set(self.damaged) - {CARD} and (not self.different or bool(self.causes))
+
+    def lines(self) -> list[str]:
+        """What is not as it was, a line each."""
+        rows = [] if self.rows_equal else [f"the rows made anew are others: content {self.rebuilt_hash[:12]}"]
+        damaged = [f"{name} is not what the manifest says: it was changed" for name in self.damaged]
+        different = [f"{name} was made anew with other bytes" for name in self.different]
+        causes = [f"{change.path} was {change.old}, is {change.new}" for change in self.causes]
+        return rows + damaged + different + causes
+
+
+def verify(path: Path, runner: Runner, *, base: Path | None = None, ledger: Path | None = None) -> Verified:
+    """Rebuild a finished build from its manifest in a temporary folder and compare.
+
+    Files of sources are found relative to `base` (the current folder unless given), as the manifest has their paths as
+    the recipe did. Answers come from `ledger` (``ledger.sqlite`` beside `path` unless given), and no request is sent.
+
+    Raises:
+        InputError: `path` is no finished build, its recipe is none that this version reads, or a source is missing.
+        RecapError: the ledger lacks an answer, or the rebuild failed.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise InputError(f"{path} is no finished build: it has no manifest.json that can be read.")
+    if lacking := {"name", "recipe", "content_hash", "sources", "decontaminate"} - manifest.keys():
+        raise InputError(f"{path / 'manifest.json'} lacks {', '.join(sorted(lacking))}: it is of no build of ours.")
+    where, book = base or Path(), ledger or path.absolute().parent / LEDGER
+    if ledger is not None and not ledger.is_file():
+        raise InputError(f"There is no ledger {ledger}.")
+    loaded = LoadedRecipe(parse(_yaml(manifest["recipe"]), f"the recipe in {path / 'manifest.json'}"), where)
+    damaged = [name for name, known in manifest["files"].items() if not _is(path / name, known)]
+    pinned = [*manifest["sources"], *manifest["decontaminate"]]
+    with tempfile.TemporaryDirectory(prefix="recap-verify-") as scratch:
+        place = Path(scratch)
+        try:
+            made = build(
+                loaded,
+                place / "out" / manifest["name"],
+                runner,
+                allow_short=True,
+                ledger=book if book.is_file() else place / LEDGER,
+                max_requests=0,
+                wait=False,
+                pinned=pinned,
+            ).manifest
+        except (BudgetSpent, BatchesOpen):
+            has = f"{book} lacks it" if book.is_file() else f"there is no {book}"
+            raise RecapError(
+                f"{path} can't be verified: an answer of a model is needed, and {has}. "
+                "Give the ledger that it was built with: --ledger. Nothing was asked."
+            ) from None
+        except SourceError as error:
+            raise SourceError(
+                f"{path} can't be verified: {error} verify reads files relative to {where.absolute()}; "
+                "give the folder of the recipe as --base."
+            ) from None
+    names = sorted(manifest["files"].keys() | made["files"].keys())
+    return Verified(
+        folder=path,
+        content_hash=manifest["content_hash"],
+        rebuilt_hash=made["content_hash"],
+        damaged=damaged,
+        different=[name for name in names if manifest["files"].get(name) != made["files"].get(name)],
+        causes=input_changes(manifest, made),
+    )
+
+
+def _yaml(recipe: dict[str, Any]) -> str:
+    """The recipe as `parse` reads it: a published one names no servers, and none will be asked."""
+    recipe = copy.deepcopy(recipe)
+    for asked in (*recipe.get("samplers", {}).values(), *filter(None, recipe.get("judges", {}).values())):
+        if asked.get("engine") in ("openai", "guard", "rubric") and not asked.get("base_url"):
+            asked["base_url"] = _NOWHERE
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _is(path: Path, known: str) -> bool:
+    try:
+        return file_hash(path) == known
+    except OSError:
+        return False
