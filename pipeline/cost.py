@@ -25,6 +25,7 @@ from pipeline.rounds import prefills_of
 from pipeline.samplers import PrefillRequest
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
+from pipeline.thinking import RenderingError
 
 PROBED = 16
 """Rows that a probe asks."""
@@ -118,7 +119,7 @@ async def _of_sampler(
     probe: bool,
 ) -> Estimate:
     per_word, counted = _tokens_per_word(config, [sampler.prompt_text(row) for row in rows[:PROBED]])
-    missing = [row for row in rows if clients.ledger.get(sampler.key(row)) is None]
+    missing = [row for row in rows if not _has(clients, sampler, row)]
     seconds_each = written = None
     if probe and missing:
         seconds_each, written = await _probe(sampler, missing[:PROBED], per_word)
@@ -143,6 +144,14 @@ async def _of_sampler(
         counted=counted,
         seconds=seconds,
     )
+
+
+def _has(clients: Clients, sampler: ModelSampler, row: PrefillRequest) -> bool:
+    """Whether nothing has to be sent for a row: the ledger has its answer, or it can't be asked for at all."""
+    try:
+        return clients.ledger.get(sampler.key(row)) is not None
+    except RenderingError:
+        return True
 
 
 def _of_judge(domain: str, prefill: Prefill, config: JudgeConfig, rows: list[PrefillRequest]) -> Estimate:

@@ -37,7 +37,6 @@ CANARY_PREFILL = (
 )
 CANARY_GOES_ON = "hang above"
 
-
 _VARIABLES = ("prompt", "category", "stance")
 _HARMLESS = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
 
@@ -85,11 +84,15 @@ class ModelSampler:
         """The thinking that the model writes; empty where it answers without.
 
         Raises:
-            Refused: the server won't answer this request.
+            Refused: the server won't answer this request, or the chat template can't render its prompt.
             EngineError: the model could not be made to answer.
         """
+        try:
+            body = self._body(request)
+        except RenderingError as error:
+            raise Refused(str(error)) from error
         answer = await self._client.ask(
-            self._body(request),
+            body,
             asker=self.name,
             template=self.template(request.stance),
             attempt=request.attempt,
@@ -98,7 +101,7 @@ class ModelSampler:
         return self._read(answer)
 
     def key(self, request: PrefillRequest) -> bytes:
-        """The key under which the ledger has the answer to a request."""
+        """The key under which the ledger has the answer to a request. Raises RenderingError where there is none."""
         return self._client.key(self._body(request), template=self.template(request.stance), attempt=request.attempt)
 
     def prompt_text(self, request: PrefillRequest) -> str:

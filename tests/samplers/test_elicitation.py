@@ -148,6 +148,17 @@ def test_what_can_not_be_rendered_is_told_before_anything_is_paid(
     assert not asked(server)
 
 
+def test_a_prompt_that_the_template_can_not_write_costs_its_row_alone(server: Endpoint, tmp_path: Path) -> None:
+    picky = "{%- for m in messages if 'rumour' in m.content -%}{{ raise_exception('no rumours') }}{%- endfor -%}"
+    tokenizer = byte_tokenizer(tmp_path / "picky", picky + CHAT_TEMPLATE)
+    every = ["--set", "mixture.harmful.prefill.share=1.0", "--set", "mixture.harmful.rows=75", "--allow-short"]
+    told, _ = recap_data("build", server, tokenizer, tmp_path, *SEEDED, *every)
+    (sampled,) = [row for row in told["funnel"] if row["step"] == "sample"]
+    assert sampled["dropped"]["request refused by the server"] >= 1
+    assert len(prefilled(tmp_path)) == sampled["kept"] > 60
+    recap_data("plan", server, tokenizer, tmp_path, *SEEDED, *every[:4])
+
+
 def test_a_template_without_a_system_turn_can_not_be_steered_by_one(server: Endpoint, tmp_path: Path) -> None:
     drops = CHAT_TEMPLATE.replace("{%- else -%}\n        {{- '<|im_start|>' + message.role", DROPPED, 1)
     assert drops != CHAT_TEMPLATE
