@@ -7,6 +7,7 @@ How many attempts a row takes is not known before; so every figure has a least (
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,10 +125,13 @@ async def _of_sampler(
     if probe and missing:
         seconds_each, written = await _probe(sampler, missing[:PROBED], per_word)
         missing, counted = missing[PROBED:], f"{counted}, probe"
-    prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in missing)
     each = written or prefill.words * per_word
-    most = sum(sampler.most_tokens(row) for row in missing)
-    tokens = Tokens(prompt, round(sum(min(each, sampler.most_tokens(row)) for row in missing)))
+
+    def tokens_of(asked: list[PrefillRequest], longest: float = math.inf) -> Tokens:
+        prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in asked)
+        return Tokens(prompt, round(sum(min(longest, sampler.most_tokens(row)) for row in asked)))
+
+    tokens, later = tokens_of(missing, each), prefill.attempts - 1
     at_once = min(config.in_flight * max(len(config.base_url), 1), max(len(missing), 1))
     seconds = seconds_each * len(missing) / at_once if seconds_each is not None else None
     return Estimate(
@@ -139,8 +143,8 @@ async def _of_sampler(
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
         cost=tokens.cost(config.price),
-        most_requests=len(missing) + len(rows) * (prefill.attempts - 1),
-        most_cost=Tokens(prompt, most).cost(config.price) * prefill.attempts,
+        most_requests=len(missing) + len(rows) * later,
+        most_cost=tokens_of(missing).cost(config.price) + tokens_of(rows).cost(config.price) * later,
         counted=counted,
         seconds=seconds,
     )
