@@ -1,8 +1,8 @@
 """Requests through engine and ledger: beside other clients, with a slow server, killed, repeated; a large ledger.
 
     python tests/benchmarks/bench_engine.py                             # all parts, without the peers
-    python tests/benchmarks/bench_engine.py clients --curator /tmp/curator-env/bin/python \\
-        --distilabel /tmp/distilabel-env/bin/python
+    python tests/benchmarks/bench_engine.py clients --curator curator-env/bin/python \\
+        --distilabel distilabel-env/bin/python
     python tests/benchmarks/bench_engine.py kill --kills 100
 
 *clients* send 2,000 chat requests (prompts of about 60 words, answers of about 120) to one local server that takes 50
@@ -10,8 +10,8 @@ ms for each, 256 in flight, in turns, three rounds; each is a process of its own
 are those of the whole call; "at the server" those from the first request's arrival to the last answer, without what a
 client does before and after. The peers are drivers in `peers/` that say their settings; environments for them:
 
-    python3 -m venv /tmp/curator-env && /tmp/curator-env/bin/pip install bespokelabs-curator==0.1.31
-    python3 -m venv /tmp/distilabel-env && /tmp/distilabel-env/bin/pip install 'distilabel[openai]==1.5.3' requests
+    python3 -m venv curator-env && curator-env/bin/pip install bespokelabs-curator==0.1.31
+    python3 -m venv distilabel-env && distilabel-env/bin/pip install 'distilabel[openai]==1.5.3' requests
 
 *slow* has one server of four take ten times as long, against the three others alone. *kill* ends builds with SIGKILL at
 random moments and resumes them. *rebuild* repeats a build of 5,000 rows. *ledger* looks up random keys in a million.
