@@ -171,7 +171,8 @@ def drop_twins(
 ) -> dict[tuple[int, str], dict[int, int]]:
     """Find the prefills of a round that are near-duplicates of another row's, and give them that reason.
 
-    A prefill of an earlier round stays. Returns, by shard and domain, the rows and the attempts that gave them.
+    A prefill of an earlier round stays. Returns, by shard and domain, the rows and the attempts that gave them; called
+    again, whatever became of the first call, the same.
     """
     found: dict[tuple[int, str], dict[int, int]] = {}
     for domain in domains:
@@ -184,6 +185,8 @@ def drop_twins(
                     accepted.pop(row["row"], None)
                     if row["reason"] is None:
                         accepted[row["row"]] = number, row["prefill"], row["sampling"]["attempt"]
+                    elif row["reason"] == TWIN and number == turn and names["domain"][row["row"]].as_py() == domain:
+                        found.setdefault((shard, domain), {})[row["row"]] = row["sampling"]["attempt"]
             for row, (number, text, attempt) in accepted.items():
                 if names["domain"][row].as_py() == domain:
                     texts.append(text)
@@ -197,9 +200,9 @@ def drop_twins(
         gone = {row for (of, _), rows in found.items() if of == shard for row in rows}
         if gone:
             path = work / f"samples/{shard}-{turn}.arrow"
-            samples = read_table(path).to_pylist()
-            path.unlink()
-            write_samples(work, shard, turn, [row | {"reason": TWIN} if row["row"] in gone else row for row in samples])
+            rows = [row | {"reason": TWIN} if row["row"] in gone else row for row in read_table(path).to_pylist()]
+            write_table(path.with_suffix(".new"), pa.Table.from_pylist(rows, schema=SAMPLES))
+            path.with_suffix(".new").replace(path)
     return found
 
 
