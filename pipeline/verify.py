@@ -108,7 +108,7 @@ def verify(path: Path, runner: Runner, *, base: Path | None = None, ledger: Path
                 f"{path} can't be verified: {error} verify reads files relative to {where.absolute()}; "
                 "give the folder of the recipe as --base."
             ) from None
-    names = sorted(manifest["files"].keys() | made["files"].keys())
+    names = sorted((manifest["files"].keys() | made["files"].keys()) - ({CARD} - manifest["files"].keys()))
     return Verified(
         folder=path,
         content_hash=manifest["content_hash"],

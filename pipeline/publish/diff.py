@@ -124,11 +124,11 @@ def open_version(reference: str) -> Snapshot:
         raise InputError(
             f"{reference} lacks {', '.join(missing[:3])}: it is unfinished or was changed. Build it again."
         )
-    named = sorted(manifest["files"])
+    named, card = sorted(manifest["files"]), path / "README.md"
     return Snapshot(
         name=reference,
         manifest=manifest,
-        card=(path / "README.md").read_text(encoding="utf-8", errors="replace") if "README.md" in named else "",
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         mixture=[path / name for name in named if name.startswith("data/mixture-")],
         rejected=[path / name for name in named if name.startswith("rejected/rejected-")],
     )

@@ -96,6 +96,20 @@ def test_a_rebuild_asks_for_nothing_and_ends_in_the_same_bytes(server: Endpoint,
         assert (tmp_path / "out/served" / name).read_bytes() == (tmp_path / "out/again" / name).read_bytes()
 
 
+def test_a_published_version_names_no_server_and_is_verified_from_the_ledger(server: Endpoint, tmp_path: Path) -> None:
+    def recap_data(*arguments: str) -> str:
+        command = [sys.executable, "-m", "pipeline.cli", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    build(server, tmp_path)
+    asked = len(server.log())
+    recap_data("publish", "out/served", "--to", "versions")
+    assert server.base_url not in (tmp_path / "versions/latest/manifest.json").read_text()
+    assert "versions/latest: verified" in recap_data("verify", "versions/latest", "--ledger", "out/ledger.sqlite")
+    assert "rows: 100 -> 100 (0 added, 0 removed, 0 changed" in recap_data("diff", "out/served", "versions/latest")
+    assert len(server.log()) == asked
+
+
 def test_a_build_on_a_failing_server_ends_in_the_same_rows(server: Endpoint, tmp_path: Path) -> None:
     calm, _ = build(server, tmp_path / "calm")
     server.reset()
