@@ -6,13 +6,9 @@ is tried again; one that fails on the user's account (a `RecapError`) is not, si
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from prefect import State, Task, flow, task
@@ -20,14 +16,18 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.futures import wait
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.former import former_build
+from flows.publishing import check_asked, publish_build, since_last
 from flows.recipes import find
 from pipeline.build import Built, build
 from pipeline.errors import RecapError
-from pipeline.publish.diff import Snapshot, compare, open_version, to_markdown
-from pipeline.publish.folder import MANIFEST, intact, read_manifest
+from pipeline.publish.diff import compare, to_markdown
+from pipeline.publish.folder import read_manifest
+from pipeline.publish.opening import CARD, Snapshot, open_version
+from pipeline.publish.release import Permissions, Published
 from pipeline.recipe import load
 from pipeline.report import write_report
 
@@ -60,7 +60,7 @@ class PrefectRunner:
         return [future.result() for future in futures]
 
 
-def _step(step: str, name: str, function: Callable[..., T], job: tuple[Any, ...]) -> Task[[], T]:
+def _step(step: str, name: str, function: Callable[..., T], job: tuple[Any, ...]) -> Task[[], Any]:
     @task(
         name=step,
         task_run_name=name,
@@ -70,14 +70,17 @@ def _step(step: str, name: str, function: Callable[..., T], job: tuple[Any, ...]
         cache_policy=NO_CACHE,
         persist_result=False,
     )
-    def run() -> T:
-        return function(*job)
+    def run() -> T | State[Any]:
+        try:
+            return function(*job)
+        except RecapError as error:
+            return _failed(error)
 
     return run
 
 
 def _worth_repeating(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
-    return not isinstance(state.result(raise_on_failure=False), RecapError)
+    return not isinstance(state.result(raise_on_failure=False), State)
 
 
 @flow(name="recap-data build", task_runner=_THREADS, persist_result=False)
@@ -89,8 +92,14 @@ def build_flow(
     ledger: str | None = None,
     max_requests: int | None = None,
     max_cost: float | None = None,
+    publish: bool = False,
+    allow_restricted: bool = False,
+    public_harmful: bool = False,
 ) -> State[Any]:
-    """Build a mixture and leave its funnel, card and report as artifacts, and what changed since the last build.
+    """Build a mixture, publish it where that is asked for, and leave artifacts of it.
+
+    They are its funnel, card and report, a link to the published version, and what changed: since the last version
+    that was published, else since the last build.
 
     Args:
         recipe: a named recipe, or the path of a YAML file.
@@ -100,26 +109,39 @@ def build_flow(
         ledger: where answers of models are kept; ``ledger.sqlite`` beside the output unless given.
         max_requests: how many requests may be sent.
         max_cost: what may be spent, by the recipe's prices.
+        publish: publish the build to the recipe's ``publish.to``.
+        allow_restricted: publish to a private repository though a source forbids redistribution.
+        public_harmful: publish harmful prefills though the recipe's repository is public.
 
     Returns:
-        A completed state whose message is "unchanged" where nothing had to be done.
+        A completed state whose message is "unchanged" where nothing had to be done; a failed one with the message that
+        the command line has where it failed on the user's account.
     """
-    loaded = load(find(recipe), overrides or ())
-    folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
-    book = Path(ledger) if ledger is not None else None
-    with _former(folder) as former:
-        built = build(
-            loaded,
-            folder,
-            PrefectRunner(),
-            allow_short=allow_short,
-            ledger=book,
-            max_requests=max_requests,
-            max_cost=max_cost,
-        )
-        _leave_artifacts(built, former)
-    rows = built.manifest["rows"]["mixture"]
-    return Completed(message="unchanged" if built.unchanged else f"built {rows:,} rows into {built.out}")
+    permissions = Permissions(allow_restricted=allow_restricted, public_harmful=public_harmful)
+    runner = PrefectRunner()
+    try:
+        loaded = load(find(recipe), overrides or ())
+        check_asked(loaded.recipe, publish, permissions)
+        folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
+        with former_build(folder) as former:
+            built = build(
+                loaded,
+                folder,
+                runner,
+                allow_short=allow_short,
+                ledger=Path(ledger) if ledger is not None else None,
+                max_requests=max_requests,
+                max_cost=max_cost,
+            )
+            published = None
+            if publish:
+                job = (folder, loaded.recipe.publish.to, permissions)
+                (published,) = runner.map("publish", publish_build, [job])
+            _leave_artifacts(built, published)
+            _leave_diff(runner, built, former, published)
+    except RecapError as error:
+        return _failed(error)
+    return Completed(message=_done(built, published))
 
 
 def run(
@@ -147,44 +169,48 @@ def run(
     return Built(out, read_manifest(out) or {}, unchanged=state.message == "unchanged")
 
 
-@contextmanager
-def _former(out: Path) -> Iterator[Snapshot | None]:
-    """The build that is in `out` now, kept for as long as the block lasts; None where there is none.
-
-    Its card may have been edited, its rows not.
-    """
-    manifest = read_manifest(out)
-    rows = {name: known for name, known in (manifest or {"files": {}})["files"].items() if name != "README.md"}
-    if manifest is None or not intact(out, {"files": rows}):
-        yield None
-        return
-    try:
-        folder = TemporaryDirectory(prefix=f".{out.name}.former-", dir=out.parent)
-    except OSError:  # which the build, that can't write there either, explains
-        yield None
-        return
-    with folder as kept:
-        for name in (*manifest["files"], MANIFEST):
-            place = Path(kept) / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(out / name, place)
-            except OSError:
-                shutil.copy2(out / name, place)
-        yield open_version(kept)._replace(name=f"content {manifest['content_hash'][:12]}")
+def _failed(error: RecapError) -> State[Any]:
+    """The state of a run that failed on the user's account: its message is what the command line says."""
+    return Failed(message=str(error), data=error)
 
 
-def _leave_artifacts(built: Built, former: Snapshot | None) -> None:
-    manifest = built.manifest
-    key = re.sub(r"[^a-z0-9]+", "-", manifest["name"].lower()).strip("-")
+def _done(built: Built, published: Published | None) -> str:
+    """What became of it: "unchanged" where the build and the version were there already."""
+    if built.unchanged and (published is None or published.unchanged):
+        return "unchanged"
+    rows = built.manifest["rows"]["mixture"]
+    said = [] if built.unchanged else [f"built {rows:,} rows into {built.out}"]
+    if published is not None:
+        said.append(f"{'already' if published.unchanged else 'published'} {published.version} at {published.to}")
+    return ", ".join(said)
+
+
+def _leave_artifacts(built: Built, published: Published | None) -> None:
+    manifest, key = built.manifest, _key(built)
     table = [
         {**row, "dropped": ", ".join(f"{count} {reason}" for reason, count in row["dropped"].items())}
         for row in manifest["funnel"]
     ]
     create_table_artifact(table=table, key=f"{key}-funnel", description=f"Funnel of {manifest['name']}")
-    create_markdown_artifact(markdown=(built.out / "README.md").read_text(encoding="utf-8"), key=f"{key}-card")
-    if former is not None and not built.unchanged:
-        latest = open_version(str(built.out))._replace(name=f"content {manifest['content_hash'][:12]}")
-        create_markdown_artifact(markdown=to_markdown(compare(former, latest)), key=f"{key}-diff")
+    create_markdown_artifact(markdown=(built.out / CARD).read_text(encoding="utf-8"), key=f"{key}-card")
     page = write_report(built.out)
     create_link_artifact(link=page.resolve().as_uri(), link_text="report.html", key=f"{key}-report")
+    if published is not None:
+        link = published.url if published.commit else Path(published.url).resolve().as_uri()
+        create_link_artifact(link=link, link_text=published.version, key=f"{key}-version")
+
+
+def _leave_diff(runner: PrefectRunner, built: Built, former: Snapshot | None, published: Published | None) -> None:
+    """Tell what changed: against the last published version, or where there is none, against the former build."""
+    found = None
+    if published is not None and not published.unchanged:
+        (found,) = runner.map("compare", since_last, [(published,)])
+    if found is None and former is not None and not built.unchanged:
+        latest = open_version(str(built.out))._replace(name=f"content {built.manifest['content_hash'][:12]}")
+        found = compare(former, latest)
+    if found is not None:
+        create_markdown_artifact(markdown=to_markdown(found), key=f"{_key(built)}-diff")
+
+
+def _key(built: Built) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", built.manifest["name"].lower()).strip("-")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
+from flows.publishing import check_asked
 from flows.recipes import find
 from pipeline.errors import InputError, RecapError
+from pipeline.publish.release import Permissions
 from pipeline.recipe import load
 
 
@@ -18,9 +20,14 @@ def parameters(recipe: str, overrides: Sequence[str], out: Path | None, **furthe
 
     Raises:
         RecipeError: there is no such recipe, or it holds mistakes.
+        InputError: it is to be published, and that would be refused.
     """
     path = find(recipe)
     loaded = load(path, overrides)
+    permissions = Permissions(
+        allow_restricted=bool(further.get("allow_restricted")), public_harmful=bool(further.get("public_harmful"))
+    )
+    check_asked(loaded.recipe, bool(further.get("publish")), permissions)
     named = {} if out is None else {"out": str(out.absolute())}
     given = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in further.items()}
     return {

@@ -22,9 +22,10 @@ from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
-from pipeline.recipe import LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source
+from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, configs_of
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
+from pipeline.separation import check_prompts, check_samplers
 from pipeline.schema import DOMAINS
 from pipeline.sources import Located, complete, known, locate
 
@@ -46,8 +47,9 @@ class Built(NamedTuple):
 class Plan(NamedTuple):
     """What a build would do.
 
-    ``funnel`` has the steps up to ``choose``, which cost nothing and were really taken; ``prefills`` is by domain:
-    ``sampler``, ``rows``, ``words`` (at most), ``attempts``; ``estimates`` says what models will be asked;
+    ``funnel`` has the steps up to ``choose``, which cost nothing and were really taken; ``prefills`` is by arm, which
+    is the domain where there is but one: ``domain``, ``sampler``, ``engine``, ``rows``, ``words`` (at most),
+    ``attempts``; ``configs`` are the names of all configs; ``estimates`` says what models will be asked;
     ``shortages`` says which quotas can't be met; ``notes`` is what a user of the known datasets among the sources
     should know.
     """
@@ -61,6 +63,7 @@ class Plan(NamedTuple):
     prefills: dict[str, dict[str, Any]]
     estimates: list[Estimate]
     rows: dict[str, int]
+    configs: list[str]
     shortages: list[str]
     notes: list[str]
 
@@ -103,7 +106,8 @@ def build(
     requests in batches of a batch API are submitted and left; the next build collects them.
 
     `pinned` are the sources and evaluation sets of a former build, as its manifest states them: datasets of the Hub are
-    read at the commits they were read at then, whatever has become of the recipe's revisions.
+    read at the commits they were read at then, whatever has become of the recipe's revisions, and what it was
+    ``trained_on`` was looked at then.
 
     Raises:
         InputError: a source is missing or broken.
@@ -114,12 +118,16 @@ def build(
     try:
         folder.check_output(out)
         folder.recover(out)
+        if not pinned:
+            check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded, pinned)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
         with folder.work_folder(out) as work, local_models():
             cleaned = _clean(inputs, work, runner)
-            choice = Choice(work, cleaned.shards, inputs.recipe)
+            if not pinned:
+                check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
+            choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
             _check_quotas(choice, cleaned.funnel, allow_short)
             means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait)
             rounds = _sample(inputs, work, cleaned, choice, runner, means)
@@ -145,10 +153,12 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
     """
     try:
         folder.check_output(out)
+        check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded)
         with folder.work_folder(out) as work, local_models():
             cleaned = _clean(inputs, work, runner)
-            choice = Choice(work, cleaned.shards, inputs.recipe)
+            check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
+            choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
             book = ledger or out.parent / LEDGER
             book = book if probe or book.exists() else work / LEDGER
             estimates = estimate(inputs.recipe, work, choice, book, probe=probe)
@@ -165,18 +175,19 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
         decontaminate=cleaned.evaluations,
         funnel=cleaned.funnel.rows(),
         prefills={
-            domain: {
-                "sampler": part.prefill.sampler,
-                "engine": recipe.samplers[part.prefill.sampler].engine,
-                "rows": prefilled_count(part.prefill.share, rows[domain]),
-                "words": part.prefill.words,
-                "attempts": part.prefill.attempts,
+            name: {
+                "domain": domain,
+                "sampler": prefill.sampler,
+                "engine": recipe.samplers[prefill.sampler].engine,
+                "rows": len(choice.domains[domain].prefilled(name)),
+                "words": prefill.words,
+                "attempts": prefill.attempts,
             }
-            for domain, part in recipe.mixture.items()
-            if part.prefill is not None
+            for name, (_, domain, prefill) in choice.arms.items()
         },
         estimates=estimates,
         rows=rows,
+        configs=list(configs_of(recipe).configs),
         shortages=_shortages(choice, cleaned.funnel),
         notes=_notes(recipe),
     )
@@ -234,17 +245,16 @@ def _at(source: Source, commits: list[str]) -> Source:
 def _templates(recipe: Recipe) -> dict[str, str]:
     """Every template that writes something of this build, by hash."""
     names: set[str] = set()
-    for domain, part in recipe.mixture.items():
-        if part.prefill is None:
-            continue
-        sampler = recipe.samplers[part.prefill.sampler]
+    arms = configs_of(recipe).arms
+    for arm in arms.values():
+        sampler = recipe.samplers[arm.prefill.sampler]
         if isinstance(sampler, ModelConfig):
             names |= {name for name in (sampler.system, sampler.user) if name is not None}
         else:
             names |= {"template-comply", "template-refuse"}
-        judge = recipe.judges.of(domain)
-        if isinstance(judge, RubricConfig):
-            names.add(judge.template)
+    for judged in steps.judged(arms, recipe.judges).values():
+        if isinstance(judged.config, RubricConfig):
+            names.add(judged.config.template)
     card_template = {"mixture": templates.load("mixture", "data_cards").sha256}
     return card_template | {name: templates.load(name).sha256 for name in sorted(names)}
 
@@ -336,23 +346,45 @@ def _sample(inputs: _Inputs, work: Path, cleaned: _Cleaned, choice: Choice, runn
     return rounds
 
 
+def _shows(recipe: Recipe, choice: Choice) -> list[steps.Show]:
+    """What each config shows of the prefills there are."""
+    listed = []
+    for config in configs_of(recipe).configs.values():
+        prefills = {
+            domain: (shown.arm, prefilled_count(shown.share, len(choice.domains[domain].chosen())))
+            for domain, shown in config.shown.items()
+        }
+        place = "data" if config.name == MIXTURE else config.name
+        listed.append(steps.Show(config.name, place, prefills, config.attack.row() if config.attack else None))
+    return listed
+
+
 def _package(
     inputs: _Inputs, work: Path, choice: Choice, cleaned: _Cleaned, rounds: Rounds, runner: Runner
 ) -> dict[str, Any]:
     (work / "chosen").mkdir(exist_ok=True)
-    for shard, fate in enumerate(choice.fates()):
-        np.save(work / f"chosen/{shard}.npy", fate)
+    for shard, ranks in enumerate(choice.ranks()):
+        np.save(work / f"chosen/{shard}.npy", ranks)
     funnel = cleaned.funnel.rows()
     rows = sum(len(selection.chosen()) for selection in choice.domains.values())
     dropped = sum(sum(row["dropped"].values()) for row in funnel)
-    (mixed,) = runner.map("mix", steps.mix, [(work, cleaned.shards, rows, dropped)], [rows])
+    shows = _shows(inputs.recipe, choice)
+    (mixed,) = runner.map("mix", steps.mix, [(work, cleaned.shards, rows, dropped, shows)], [rows])
     out = work / "out"
+    prefilled = {
+        config: {domain: counts.get(domain, 0) for domain in choice.domains}
+        for config, counts in mixed.prefilled.items()
+    }
     manifest = {
         "name": inputs.recipe.name,
         **inputs.stated,
-        "content_hash": mixed.content_hash,
-        "rows": {"mixture": mixed.rows, "rejected": mixed.rejected},
-        "prefilled": {domain: mixed.prefilled.get(domain, 0) for domain in choice.domains},
+        "content_hash": mixed.content_hash[MIXTURE],
+        "rows": {MIXTURE: rows, "rejected": dropped} | dict.fromkeys(inputs.recipe.variants, rows),
+        "prefilled": prefilled[MIXTURE],
+        "variants": {
+            name: {"content_hash": mixed.content_hash[name], "prefilled": prefilled[name]}
+            for name in inputs.recipe.variants
+        },
         "shortages": _shortages(choice, cleaned.funnel),
         "sources": cleaned.sources,
         "decontaminate": cleaned.evaluations,

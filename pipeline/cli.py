@@ -173,21 +173,34 @@ def report(
 
 @app.command()
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The folder of a finished build.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The folder of a later one.")],
+    references: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OLD NEW | PLACE OLD NEW",
+            help="Folders of builds, or versions of a place: hub:owner/name (alone its newest version, its newest tag; "
+            "with @, a tag, branch or commit), or a folder that publish --to made.",
+        ),
+    ],
+    config: Annotated[str, typer.Option("--config", help="Which config's rows are compared.")] = "mixture",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")] = False,
     examples: Annotated[int, typer.Option(min=0, help="How many ids of each kind are listed.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Say what changed between two versions: rows by domain and source, with reasons; recipe, inputs, card.
 
-    No prompt or prefill is printed.
+    As in diff out/v1 out/v2, or diff hub:owner/name v1.2.0 v1.3.0. No prompt or prefill is printed.
     """
     if markdown and as_json:
         raise InputError("--markdown and --json can't both be printed. Remove one of them.")
-    from pipeline.publish.diff import compare, open_version, to_markdown, to_text
+    if len(references) not in (2, 3):
+        raise InputError("Give two versions, OLD NEW, or where they are and both: hub:owner/name v1.2.0 v1.3.0.")
+    from pipeline.publish.diff import compare, to_markdown, to_text
+    from pipeline.publish.opening import REJECTED, open_version
 
-    found = compare(open_version(old), open_version(new), examples)
+    named = [(references[0], version) for version in references[1:]]
+    pairs = named if len(references) == 3 else [(reference, None) for reference in references]
+    old, new = (open_version(reference, version, (config, REJECTED)) for reference, version in pairs)
+    found = compare(old, new, examples, config)
     if as_json:
         _print_json(found.to_json())
     else:
@@ -196,11 +209,15 @@ def diff(
 
 @app.command()
 def verify(
-    build_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished build.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="DIR", help="The folder of a finished build, or hub:owner/name@VERSION.")
+    ],
     base: Annotated[
         Path | None, typer.Option(help="What the sources' paths are relative to: the folder of the recipe.")
     ] = None,
-    ledger: LedgerOption = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Where the models' answers are; ledger.sqlite beside DIR unless given.")
+    ] = None,
     workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -213,7 +230,7 @@ def verify(
     from pipeline.verify import verify as verify_build
 
     with _shown(progress(_console())) as shown, local_runner(workers, shown) as runner:
-        found = verify_build(build_folder, runner, base=base, ledger=ledger)
+        found = verify_build(reference, runner, base=base, ledger=ledger)
     _print_verified(found, as_json)
 
 
@@ -274,14 +291,14 @@ def publish(
 @app.command()
 def recipes(as_json: JsonOption = False) -> None:
     """List the named recipes."""
-    from flows.recipes import named
+    from flows.recipes import named, summary
 
     listed = named()
     if as_json:
         _print_json({name: str(path) for name, path in listed.items()})
     else:
         for name, path in listed.items():
-            print(f"{name:<16} {path}")
+            print(f"{name:<16} {summary(path)}\n{'':<16} {path}")
 
 
 @app.command()
@@ -295,12 +312,21 @@ def schedule(
     ledger: LedgerOption = None,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Stop a run after so many requests.")] = None,
     max_cost: MaxCostOption = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Publish what was built, to the recipe's publish.to.")
+    ] = False,
+    allow_restricted: Annotated[
+        bool, typer.Option("--allow-restricted", help="With --publish: private, though a source forbids it.")
+    ] = False,
+    public_harmful: Annotated[
+        bool, typer.Option("--public-harmful", help="With --publish: harmful prefills too are for everybody.")
+    ] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Leave the schedule off until it is switched on.")] = False,
 ) -> None:
     """Serve the build as a Prefect deployment that runs on a schedule, here, until interrupted.
 
-    One run at a time; one that falls due while another runs is cancelled. A run with nothing new ends as unchanged.
-    Needs a Prefect server or Prefect Cloud, found by Prefect's own settings.
+    One run at a time; one that falls due while another runs is cancelled. A run with nothing new ends as unchanged,
+    and publishes nothing. Needs a Prefect server or Prefect Cloud, found by Prefect's own settings.
     """
     from flows.schedule import check_server, coming, parameters, serve
 
@@ -312,6 +338,9 @@ def schedule(
         ledger=ledger,
         max_requests=max_requests,
         max_cost=max_cost,
+        publish=publish,
+        allow_restricted=allow_restricted,
+        public_harmful=public_harmful,
     )
     times = coming(cron, timezone)
     check_server()
@@ -447,11 +476,10 @@ def _print_built(built: Built, as_json: bool) -> None:
 
 def _print_verified(found: Verified, as_json: bool) -> None:
     if as_json:
-        causes = [change._asdict() for change in found.causes]
-        told = found._asdict() | {"folder": str(found.folder), "causes": causes, "verified": found.verified}
-        _print_json(told)
+        listed = {key: [change._asdict() for change in getattr(found, key)] for key in ("variants", "causes")}
+        _print_json(found._asdict() | listed | {"verified": found.verified})
     else:
-        print(f"{found.folder}: {'verified' if found.verified else 'NOT verified'}, content {found.content_hash[:12]}")
+        print(f"{found.name}: {'verified' if found.verified else 'NOT verified'}, content {found.content_hash[:12]}")
         for line in found.lines():
             print(f"  {line}")
     if not found.verified:
@@ -468,10 +496,10 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     console = _console()
     console.print(funnel_table(planned.funnel))
     console.print()
-    for domain, prefill in planned.prefills.items():
+    for prefill in planned.prefills.values():
         console.print(
-            f"sample: {prefill['rows']:,} prefills for {domain} with {prefill['sampler']} ({prefill['engine']}), "
-            f"at most {prefill['words']} words, up to {prefill['attempts']} attempts each"
+            f"sample: {prefill['rows']:,} prefills for {prefill['domain']} with {prefill['sampler']} "
+            f"({prefill['engine']}), at most {prefill['words']} words, up to {prefill['attempts']} attempts each"
         )
     if planned.estimates:
         from pipeline.console import estimate_lines
@@ -481,6 +509,8 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     total = sum(planned.rows.values())
     parts = ", ".join(f"{count:,} {domain}" for domain, count in planned.rows.items())
     console.print(f"mix: {total:,} rows ({parts})")
+    if planned.configs[1:]:
+        console.print(f"configs on the same rows: {', '.join(planned.configs)}")
     for line in planned.notes:
         console.print(f"note: {line}")
     for line in planned.shortages:

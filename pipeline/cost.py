@@ -22,7 +22,6 @@ from pipeline.clients.tokenizers import NoTokenizer, load
 from pipeline.engine import Budget, Refused, Tokens
 from pipeline.judges.opening import open_judges
 from pipeline.recipe import JudgeConfig, ModelConfig, Prefill, Recipe, RefusalConfig, ServedModel
-from pipeline.rounds import prefills_of
 from pipeline.samplers import PrefillRequest
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
@@ -41,7 +40,8 @@ _JUDGE_TOKENS = 400
 class Estimate(NamedTuple):
     """What one sampler or judge will be asked for one domain.
 
-    ``requests`` are those of one attempt each that the ledger has no answer to, ``found`` those it has;
+    ``requests`` are those of one attempt each that the ledger has no answer to, ``found`` those it has or will have
+    from prefills of another length;
     ``prompt_tokens`` and ``completion_tokens`` are of these requests, ``most_requests`` and ``most_cost`` with every
     attempt used up and every answer at its longest; costs are in the currency of the recipe's prices. ``counted`` says
     how tokens were counted: ``tokenizer``, ``estimate``, and ``probe`` where the length of answers was measured.
@@ -77,33 +77,32 @@ def estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, *, probe:
 
 
 async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, probe: bool) -> list[Estimate]:
-    prefills = prefills_of(recipe)
+    arms, listed = dict(choice.arms), list[Estimate]()
     models = {
-        domain: config
-        for domain, prefill in prefills.items()
-        if isinstance(config := recipe.samplers[prefill.sampler], ModelConfig)
+        arm.prefill.sampler: config
+        for arm in arms.values()
+        if isinstance(config := recipe.samplers[arm.prefill.sampler], ModelConfig)
     }
-    listed: list[Estimate] = []
+    judges = steps.judged(arms, recipe.judges)
+    asked: set[bytes] = set()
     async with opened(ledger, Budget()) as clients:
-        direct = {
-            prefills[domain].sampler: config.model_copy(update={"batch": False}) for domain, config in models.items()
-        }
+        direct = {name: config.model_copy(update={"batch": False}) for name, config in models.items()}
         samplers = open_samplers(direct, clients)
-        open_judges({domain: recipe.judges.of(domain) for domain in prefills}, clients)
-        for domain, prefill in prefills.items():
-            rows = list(_rows(recipe, work, choice, domain, prefill))
-            if domain in models:
+        open_judges(judges, clients)
+        for name, (_, domain, prefill) in arms.items():
+            rows = list(_rows(recipe, work, choice, name, prefill))
+            if prefill.sampler in models:
                 sampler = samplers[prefill.sampler]
                 assert isinstance(sampler, ModelSampler)
-                listed.append(await _of_sampler(domain, prefill, models[domain], sampler, rows, clients, probe))
-            judge = recipe.judges.of(domain)
-            if not isinstance(judge, RefusalConfig):
-                listed.append(_of_judge(domain, prefill, judge, rows))
+                model = models[prefill.sampler]
+                listed.append(await _of_sampler(domain, prefill, model, sampler, rows, clients, asked, probe))
+            if name in judges and not isinstance(judges[name].config, RefusalConfig):
+                listed.append(_of_judge(domain, prefill, judges[name].config, rows))
     return listed
 
 
-def _rows(recipe: Recipe, work: Path, choice: Choice, domain: str, prefill: Prefill) -> Iterator[PrefillRequest]:
-    for shard, places in enumerate(choice.by_shard(domain, choice.domains[domain].to_sample())):
+def _rows(recipe: Recipe, work: Path, choice: Choice, arm: str, prefill: Prefill) -> Iterator[PrefillRequest]:
+    for shard, places in enumerate(choice.to_sample(arm)):
         if places:
             table = steps.read_table(work / f"clean/{shard}.arrow").take(pa.array(places, pa.int64()))
             for row in table.to_pylist():
@@ -117,19 +116,20 @@ async def _of_sampler(
     sampler: ModelSampler,
     rows: list[PrefillRequest],
     clients: Clients,
+    asked: set[bytes],
     probe: bool,
 ) -> Estimate:
     per_word, counted = _tokens_per_word(config, [sampler.prompt_text(row) for row in rows[:PROBED]])
-    missing = [row for row in rows if not _has(clients, sampler, row)]
+    missing = [row for row in rows if not _has(clients, sampler, row, asked)]
     seconds_each = written = None
     if probe and missing:
         seconds_each, written = await _probe(sampler, missing[:PROBED], per_word)
         missing, counted = missing[PROBED:], f"{counted}, probe"
     each = written or prefill.words * per_word
 
-    def tokens_of(asked: list[PrefillRequest], longest: float = math.inf) -> Tokens:
-        prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in asked)
-        return Tokens(prompt, round(sum(min(longest, sampler.most_tokens(row)) for row in asked)))
+    def tokens_of(some: list[PrefillRequest], longest: float = math.inf) -> Tokens:
+        prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in some)
+        return Tokens(prompt, round(sum(min(longest, sampler.most_tokens(row)) for row in some)))
 
     tokens, later = tokens_of(missing, each), prefill.attempts - 1
     at_once = min(config.in_flight * max(len(config.base_url), 1), max(len(missing), 1))
@@ -150,12 +150,16 @@ async def _of_sampler(
     )
 
 
-def _has(clients: Clients, sampler: ModelSampler, row: PrefillRequest) -> bool:
-    """Whether nothing has to be sent for a row: the ledger has its answer, or it can't be asked for at all."""
+def _has(clients: Clients, sampler: ModelSampler, row: PrefillRequest, asked: set[bytes]) -> bool:
+    """Whether nothing has to be sent for a row: the ledger has its answer, or will; or it can't be asked for at all."""
     try:
-        return clients.ledger.get(sampler.key(row)) is not None
+        key = sampler.key(row)
     except RenderingError:
         return True
+    if key in asked or clients.ledger.get(key) is not None:
+        return True
+    asked.add(key)
+    return False
 
 
 def _of_judge(domain: str, prefill: Prefill, config: JudgeConfig, rows: list[PrefillRequest]) -> Estimate:

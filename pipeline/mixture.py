@@ -8,7 +8,7 @@ the rows of a smaller quota a subset of those of a larger one, and neither depen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +31,22 @@ def prefilled_count(share: float, rows: int) -> int:
 class Selection:
     """One domain's choice, as prefills succeed or fail.
 
-    A row whose prefill failed for good leaves the mixture; the next candidate in rank order takes its place. Since that
-    depends on the row alone, shares stay nested.
+    Prefills come from one or more arms, each for the first of the rows in rank order. A row for which an arm's prefill
+    failed for good leaves every config; the next candidate in rank order takes its place. Since that depends on the row
+    alone, shares stay nested, and all configs have the same rows.
 
     Args:
         ids: the candidates' ids.
         seed: the recipe's seed.
         rows: the quota.
-        share: share alpha of the rows that carry a prefill; 0 for a domain without.
+        shares: share alpha of the rows that each arm writes a prefill for.
     """
 
-    def __init__(self, ids: Iterable[str], seed: int, rows: int, share: float) -> None:
+    def __init__(self, ids: Iterable[str], seed: int, rows: int, shares: Mapping[str, float]) -> None:
         self._order = rank_order(ids, seed)
-        self._rows, self._share = rows, share
+        self._rows, self._shares = rows, shares
         self._failed: set[int] = set()
-        self._sampled: set[int] = set()
+        self._sampled: dict[str, set[int]] = {arm: set() for arm in shares}
 
     @property
     def candidates(self) -> int:
@@ -62,20 +63,25 @@ class Selection:
         alive = self._order[~np.isin(self._order, list(self._failed))] if self._failed else self._order
         return alive[: self._rows]
 
-    def prefilled(self) -> Places:
-        """The places of the rows that carry a prefill."""
+    def prefilled(self, arm: str) -> Places:
+        """The places of the rows that the arm writes a prefill for."""
         chosen = self.chosen()
-        return chosen[: prefilled_count(self._share, len(chosen))]
+        return chosen[: prefilled_count(self._shares[arm], len(chosen))]
 
-    def to_sample(self) -> Places:
-        """The rows that need a prefill and were not sampled yet; empty when the mixture is complete."""
-        wanted = self.prefilled()
-        return wanted[~np.isin(wanted, list(self._sampled))] if self._sampled else wanted
+    def to_sample(self, arm: str) -> Places:
+        """The rows that need a prefill of the arm and were not sampled yet."""
+        wanted, sampled = self.prefilled(arm), self._sampled[arm]
+        return wanted[~np.isin(wanted, list(sampled))] if sampled else wanted
 
-    def sampled(self, places: Iterable[int], failed: Iterable[int]) -> None:
-        """Take note of rows that were sampled, and of those among them whose every attempt was rejected."""
-        self._sampled.update(places)
-        self._failed.update(failed)
+    def sampled(self, arm: str, places: Iterable[int], failed: Iterable[int]) -> set[int]:
+        """Take note of rows that were sampled, and of those among them whose every attempt was rejected.
+
+        Returns the rows that leave because of it: not those that had left already.
+        """
+        self._sampled[arm].update(places)
+        leaving = set(failed) - self._failed
+        self._failed |= leaving
+        return leaving
 
     @property
     def failed(self) -> frozenset[int]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pipeline import steps
 from pipeline.choice import Choice
 from pipeline.filters import TWIN
-from pipeline.recipe import ModelConfig, Prefill, Recipe
+from pipeline.recipe import Arm, ModelConfig, Recipe
 from pipeline.runner import Runner
 
 
@@ -32,9 +32,9 @@ class Means(NamedTuple):
 class Rounds(NamedTuple):
     """What sampling came to.
 
-    ``dropped`` counts the rows that left the mixture, by domain and reason; ``attempts`` has an entry for each domain
-    and number of attempt: ``domain``, ``attempt``, ``tried``, ``accepted`` and ``rejected`` (by reason); ``probes``
-    says how each sampler's servers were seen to go on from a prefill.
+    ``dropped`` counts the rows that left the mixture, by domain and reason; ``attempts`` has an entry for each arm
+    and number of attempt: ``domain``, ``sampler``, ``words``, ``stance``, ``attempt``, ``tried``, ``accepted`` and
+    ``rejected`` (by reason); ``probes`` says how each sampler's servers were seen to go on from a prefill.
     """
 
     dropped: dict[str, Counter[str]]
@@ -42,19 +42,14 @@ class Rounds(NamedTuple):
     probes: dict[str, str]
 
 
-def prefills_of(recipe: Recipe) -> dict[str, Prefill]:
-    """The prefills of the domains that have any."""
-    return {domain: part.prefill for domain, part in recipe.mixture.items() if part.prefill is not None}
-
-
 def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, means: Means) -> Rounds:
     """Sample, round after round, until `choice` wants no more. Raises like `pipeline.build.build`."""
-    prefills = prefills_of(recipe)
-    sampling = steps.Sampling(recipe.seed, prefills, recipe.samplers, recipe.judges, *means)
-    models = {d for d, prefill in prefills.items() if isinstance(recipe.samplers[prefill.sampler], ModelConfig)}
-    judged = any(recipe.judges.of(domain).engine != "refusal" for domain in prefills)
-    rounds = Rounds({domain: Counter() for domain in prefills}, [], {})
-    tries: dict[str, Counter[tuple[int, str]]] = {domain: Counter() for domain in prefills}
+    arms = dict(choice.arms)
+    sampling = steps.Sampling(recipe.seed, arms, recipe.samplers, recipe.judges, *means)
+    models = {n for n, arm in arms.items() if isinstance(recipe.samplers[arm.prefill.sampler], ModelConfig)}
+    judged = any(by.config.engine != "refusal" for by in steps.judged(arms, recipe.judges).values())
+    rounds = Rounds({arm.domain: Counter() for arm in arms.values()}, [], {})
+    tries: dict[str, Counter[tuple[int, str]]] = {name: Counter() for name in arms}
     again: dict[tuple[str, int, int], int] = {}
     turn = 0
     while shards := _wanted(choice, again):
@@ -69,55 +64,55 @@ def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, me
             rounds.probes.update(spent.probes)
         twins = _twins(work, turn, sorted(models), list(shards), runner)
         for shard, outcome in outcomes.items():
-            for domain, wanted in shards[shard].items():
-                tries[domain].update(outcome.tries[domain])
-                given_up, open_again = outcome.given_up[domain], set()
-                for row, attempt in twins.get((shard, domain), {}).items():
-                    tries[domain][attempt, steps.ACCEPTED] -= 1
-                    tries[domain][attempt, TWIN] += 1
-                    if attempt + 1 < prefills[domain].attempts:
-                        again[domain, shard, row] = attempt + 1
+            for arm, wanted in shards[shard].items():
+                tries[arm].update(outcome.tries[arm])
+                given_up, open_again = outcome.given_up[arm], set()
+                for row, attempt in twins.get((shard, arm), {}).items():
+                    tries[arm][attempt, steps.ACCEPTED] -= 1
+                    tries[arm][attempt, TWIN] += 1
+                    if attempt + 1 < arms[arm].prefill.attempts:
+                        again[arm, shard, row] = attempt + 1
                         open_again.add(row)
                     else:
                         given_up[row] = TWIN
                 done = [row for row in wanted if row not in open_again]
-                choice.domains[domain].sampled(
-                    choice.places(domain, shard, done), choice.places(domain, shard, list(given_up))
-                )
-                rounds.dropped[domain].update(given_up.values())
+                rounds.dropped[arms[arm].domain].update(choice.sampled(arm, shard, done, given_up))
         turn += 1
-    for domain, counted in tries.items():
-        rounds.attempts.extend(_by_attempt(domain, counted))
+    for name, counted in tries.items():
+        rounds.attempts.extend(_by_attempt(arms[name], counted))
     return rounds
 
 
 def _wanted(choice: Choice, again: dict[tuple[str, int, int], int]) -> dict[int, steps.Wanted]:
-    """The rows that want a prefill, by shard and domain, with the first attempt at each."""
+    """The rows that want a prefill, by shard and arm, with the first attempt at each."""
     shards: dict[int, steps.Wanted] = {}
-    for domain, selection in choice.domains.items():
-        for shard, rows in enumerate(choice.by_shard(domain, selection.to_sample())):
+    for arm in choice.arms:
+        for shard, rows in enumerate(choice.to_sample(arm)):
             if rows:
-                shards.setdefault(shard, {})[domain] = {row: again.get((domain, shard, row), 0) for row in rows}
+                shards.setdefault(shard, {})[arm] = {row: again.get((arm, shard, row), 0) for row in rows}
     return dict(sorted(shards.items()))
 
 
 def _twins(
-    work: Path, turn: int, domains: list[str], shards: list[int], runner: Runner
+    work: Path, turn: int, arms: list[str], shards: list[int], runner: Runner
 ) -> dict[tuple[int, str], dict[int, int]]:
-    """Rows of a round whose prefill is a near-duplicate, by shard and domain, with the attempt that gave it."""
-    if not domains:
+    """Rows of a round whose prefill is a near-duplicate, by shard and arm, with the attempt that gave it."""
+    if not arms:
         return {}
-    (found,) = runner.map("twins", steps.drop_twins, [(work, turn, domains, shards)])
+    (found,) = runner.map("twins", steps.drop_twins, [(work, turn, arms, shards)])
     return found
 
 
-def _by_attempt(domain: str, counted: Counter[tuple[int, str]]) -> list[dict[str, Any]]:
+def _by_attempt(arm: Arm, counted: Counter[tuple[int, str]]) -> list[dict[str, Any]]:
     listed = []
     for attempt in sorted({attempt for attempt, _ in counted}):
         reasons = {why: n for (number, why), n in sorted(counted.items()) if number == attempt and n}
         listed.append(
             {
-                "domain": domain,
+                "domain": arm.domain,
+                "sampler": arm.prefill.sampler,
+                "words": arm.prefill.words,
+                "stance": arm.prefill.stance,
                 "attempt": attempt,
                 "tried": sum(reasons.values()),
                 "accepted": reasons.pop(steps.ACCEPTED, 0),

@@ -1,7 +1,8 @@
 """Every table's columns and types.
 
-Two tables are published: the *mixture* (``MIXTURE``) and the *rejected* rows (``REJECTED``: the same columns and why
-the row was dropped). One table is internal: ``CANDIDATES``, the prompts on their way from a source to the mixture.
+Two tables are published: the *mixture* (``MIXTURE``; ``ATTACKS``, with one column more, where it is to attack models
+with) and the *rejected* rows (``REJECTED``: the same columns and why the row was dropped). Internal are ``CANDIDATES``,
+the prompts on their way from a source to the mixture, and ``SAMPLES``.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ MIXTURE = pa.schema(
     ]
 )
 
+ATTACK = pa.struct([("kind", pa.string()), ("rounds", pa.int32()), ("transition", pa.string())])
+
+ATTACKS = pa.schema([*MIXTURE, ("attack", ATTACK)])
+"""Of a mixture to attack models with: ``attack`` says what an evaluation does with the prefill (RECAP, Sec. 5.4)."""
+
 REJECTED = pa.schema([*MIXTURE, ("stage", pa.string()), ("reason", pa.string()), ("match", MATCH)])
 
 CANDIDATES = pa.schema(
@@ -93,10 +99,11 @@ comes from the earliest one."""
 SAMPLES = pa.schema(
     [
         ("row", pa.int64()),
+        ("arm", pa.string()),
         ("prefill", pa.string()),
         ("sampling", SAMPLING),
         ("verdict", VERDICT),
         ("reason", pa.string()),
     ]
 )
-"""Internal: what sampling made of a row of a shard; ``reason`` where the row was given up."""
+"""Internal: what sampling made of a row of a shard for an arm; ``reason`` where the row was given up."""

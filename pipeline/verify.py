@@ -1,4 +1,4 @@
-"""Verifying a finished build: made once more from its own manifest and the ledger, and compared.
+"""Verifying a finished build or a published version: made once more from its own manifest and the ledger, and compared.
 
 Nothing is asked of a model: an answer that the ledger lacks is an error.
 """
@@ -16,34 +16,36 @@ from pipeline.build import LEDGER, build
 from pipeline.clients.batch import BatchesOpen
 from pipeline.engine import BudgetSpent
 from pipeline.errors import InputError, RecapError, SourceError
-from pipeline.publish.diff import Change, input_changes
-from pipeline.publish.folder import file_hash, read_manifest
-from pipeline.recipe import LoadedRecipe, parse
+from pipeline.publish.diff import Change, changes, content_hashes, input_changes
+from pipeline.publish.folder import file_hash
+from pipeline.publish.opening import CARD, HUB, find
+from pipeline.recipe import MIXTURE, LoadedRecipe, parse
 from pipeline.runner import Runner
 
 _NOWHERE = "http://not-asked.invalid/v1"
-CARD = "README.md"
 
 
 class Verified(NamedTuple):
     """What rebuilding a build came to.
 
-    ``content_hash`` is the manifest's, ``rebuilt_hash`` that of the rows made anew. ``damaged`` are files that are not
-    what the manifest says, ``different`` those that the rebuild has with other bytes, or not at all. ``causes`` are the
-    inputs that are not what they were: packages, templates, revisions of sources.
+    ``name`` is what the user calls it. ``content_hash`` is the manifest's, ``rebuilt_hash`` that of the rows made anew;
+    ``variants`` are the further configs that were made anew with another content hash. ``damaged`` are files that are
+    not what the manifest says, ``different`` those that the rebuild has with other bytes, or not at all. ``causes`` are
+    the inputs that are not what they were: packages, templates, revisions of sources.
     """
 
-    folder: Path
+    name: str
     content_hash: str
     rebuilt_hash: str
+    variants: list[Change]
     damaged: list[str]
     different: list[str]
     causes: list[Change]
 
     @property
     def rows_equal(self) -> bool:
-        """Whether the rows made anew are those that the manifest states."""
-        return self.content_hash == self.rebuilt_hash
+        """Whether the rows made anew, in every config, are those that the manifest states."""
+        return self.content_hash == self.rebuilt_hash and not self.variants
 
     @property
     def verified(self) -> bool:
@@ -56,33 +58,42 @@ class Verified(NamedTuple):
 
     def lines(self) -> list[str]:
         """What is not as it was, a line each."""
-        rows = [] if self.rows_equal else [f"the rows made anew are others: content {self.rebuilt_hash[:12]}"]
+        equal = self.content_hash == self.rebuilt_hash
+        rows = [] if equal else [f"the rows made anew are others: content {self.rebuilt_hash[:12]}"]
+        rows += [f"the rows of {name} made anew are others: content {_short(new)}" for name, _, new in self.variants]
         damaged = [f"{name} is not what the manifest says: it was changed" for name in self.damaged]
         different = [f"{name} was made anew with other bytes" for name in self.different]
         causes = [f"{change.path} was {change.old}, is {change.new}" for change in self.causes]
         return rows + damaged + different + causes
 
 
-def verify(path: Path, runner: Runner, *, base: Path | None = None, ledger: Path | None = None) -> Verified:
+def verify(reference: str, runner: Runner, *, base: Path | None = None, ledger: Path | None = None) -> Verified:
     """Rebuild a finished build from its manifest in a temporary folder and compare.
 
     Files of sources are found relative to `base` (the current folder unless given), as the manifest has their paths as
-    the recipe did. Answers come from `ledger` (``ledger.sqlite`` beside `path` unless given), and no request is sent.
+    the recipe did. Answers come from `ledger` (``ledger.sqlite`` beside the build's folder unless given; a version on
+    the Hub has none beside it), and no request is sent.
+
+    Args:
+        reference: a folder, or a version on the Hub, as `pipeline.publish.opening.open_version` takes it.
+        runner: who walks the steps.
+        base: the folder of the recipe.
+        ledger: the ledger that it was built with.
 
     Raises:
-        InputError: `path` is no finished build, its recipe is none that this version reads, or a source is missing.
-        RecapError: the ledger lacks an answer, or the rebuild failed.
+        InputError: `reference` is no version, its recipe is none that this version reads, or a source is missing.
+        RecapError: the ledger lacks an answer, the rebuild failed, or the Hub can't be reached.
     """
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise InputError(f"{path} is no finished build: it has no manifest.json that can be read.")
-    if lacking := {"name", "recipe", "content_hash", "sources", "decontaminate"} - manifest.keys():
-        raise InputError(f"{path / 'manifest.json'} lacks {', '.join(sorted(lacking))}: it is of no build of ours.")
-    where, book = base or Path(), ledger or path.absolute().parent / LEDGER
     if ledger is not None and not ledger.is_file():
         raise InputError(f"There is no ledger {ledger}.")
-    loaded = LoadedRecipe(parse(_yaml(manifest["recipe"]), f"the recipe in {path / 'manifest.json'}"), where)
-    damaged = [name for name, known in manifest["files"].items() if not _is(path / name, known)]
+    found = find(reference)
+    name, path, manifest = found.name, found.folder, found.manifest
+    if lacking := {"name", "recipe", "content_hash", "sources", "decontaminate"} - manifest.keys():
+        raise InputError(f"The manifest of {name} lacks {', '.join(sorted(lacking))}: it is of no build of ours.")
+    beside = None if reference.startswith(HUB) else path.absolute().parent / LEDGER
+    where, book = base or Path(), ledger or beside
+    loaded = LoadedRecipe(parse(_yaml(manifest["recipe"]), f"the recipe of {name}"), where)
+    damaged = [file for file, known in manifest["files"].items() if not _is(path / file, known)]
     pinned = [*manifest["sources"], *manifest["decontaminate"]]
     with tempfile.TemporaryDirectory(prefix="recap-verify-") as scratch:
         place = Path(scratch)
@@ -92,29 +103,33 @@ def verify(path: Path, runner: Runner, *, base: Path | None = None, ledger: Path
                 place / "out" / manifest["name"],
                 runner,
                 allow_short=True,
-                ledger=book if book.is_file() else place / LEDGER,
+                ledger=book if book and book.is_file() else place / LEDGER,
                 max_requests=0,
                 wait=False,
                 pinned=pinned,
             ).manifest
         except (BudgetSpent, BatchesOpen):
-            has = f"{book} lacks it" if book.is_file() else f"there is no {book}"
+            has = "no ledger was given" if book is None else f"there is no {book}"
+            has = f"{book} lacks it" if book and book.is_file() else has
             raise RecapError(
-                f"{path} can't be verified: an answer of a model is needed, and {has}. "
+                f"{name} can't be verified: an answer of a model is needed, and {has}. "
                 "Give the ledger that it was built with: --ledger. Nothing was asked."
             ) from None
         except SourceError as error:
             raise SourceError(
-                f"{path} can't be verified: {error} verify reads files relative to {where.absolute()}; "
+                f"{name} can't be verified: {error} verify reads files relative to {where.absolute()}; "
                 "give the folder of the recipe as --base."
             ) from None
     names = sorted((manifest["files"].keys() | made["files"].keys()) - ({CARD} - manifest["files"].keys()))
     return Verified(
-        folder=path,
+        name=name,
         content_hash=manifest["content_hash"],
         rebuilt_hash=made["content_hash"],
+        variants=[
+            change for change in changes(content_hashes(manifest), content_hashes(made)) if change.path != MIXTURE
+        ],
         damaged=damaged,
-        different=[name for name in names if manifest["files"].get(name) != made["files"].get(name)],
+        different=[file for file in names if manifest["files"].get(file) != made["files"].get(file)],
         causes=input_changes(manifest, made),
     )
 
@@ -126,6 +141,10 @@ def _yaml(recipe: dict[str, Any]) -> str:
         if asked.get("engine") in ("openai", "guard", "rubric") and not asked.get("base_url"):
             asked["base_url"] = _NOWHERE
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _short(content_hash: str | None) -> str:
+    return "none" if content_hash is None else content_hash[:12]
 
 
 def _is(path: Path, known: str) -> bool:

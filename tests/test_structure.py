@@ -18,10 +18,11 @@ LAYERS = [
     {"clients"},
     {"judges", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
     {"steps"},
-    {"choice"},
+    {"choice", "separation"},
     {"rounds", "cost"},
     {"build"},
     {"verify"},
+    {"trainer"},
     {"console", "flows"},
     {"cli"},
 ]

@@ -15,6 +15,12 @@ def named() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
+def summary(path: Path) -> str:
+    """What a named recipe is: the first line of its file."""
+    with path.open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()
+
+
 def find(name: str) -> Path:
     """The file of a recipe, given its name or a path.
 

@@ -20,17 +20,17 @@ from pipeline.filters.leak import (
 )
 from pipeline.filters.repetition import LOOPS, loops
 from pipeline.filters.twins import TWIN, Twin, find_twins
-from pipeline.judges import COUNTER_ALIGNED, Verdict
+from pipeline.judges import Stance, Verdict
 from pipeline.thinking import Prefix, control_token
 
 __all__ = [
-    "ALIGNED",
     "ANSWER_HEAD",
     "ANSWER_WORDS",
     "CONTROL_TOKEN",
     "FOREIGN_LANGUAGE",
     "FOREIGN_SCRIPT",
     "LOOPS",
+    "OTHER_STANCE",
     "REFUSED",
     "STEERING_TALK",
     "STEERING_WORDS",
@@ -48,7 +48,7 @@ TOO_SHORT = "prefill too short"
 CONTROL_TOKEN = "prefill holds a control token"
 UNCLEAR = "prefill's stance is unclear"
 UNREADABLE = "judge's verdict can't be read"
-ALIGNED = "prefill is not counter-aligned"
+OTHER_STANCE = "prefill has the other stance"
 REFUSED = "request refused by the server"
 
 
@@ -87,11 +87,11 @@ def reject_text(
     )
 
 
-def reject_stance(domain: str, verdict: Verdict) -> str | None:
-    """Why the stance is not that of a counter-aligned prefill of the domain; None where it is.
+def reject_stance(wanted: Stance, verdict: Verdict) -> str | None:
+    """Why the stance is not the one that is wanted; None where it is.
 
     A verdict that is unclear, or could not be read, is never a pass.
     """
-    if verdict.stance == COUNTER_ALIGNED[domain]:
+    if verdict.stance == wanted:
         return None
-    return {"unclear": UNCLEAR, "unreadable": UNREADABLE}.get(verdict.stance, ALIGNED)
+    return {"unclear": UNCLEAR, "unreadable": UNREADABLE}.get(verdict.stance, OTHER_STANCE)

@@ -11,6 +11,15 @@ COUNTER_ALIGNED: dict[str, Stance] = {"harmful": "complies", "benign": "refuses"
 """The stance a counter-aligned prefill has in each domain that carries one (RECAP, Sec. 3.1)."""
 
 
+_OPPOSITE: dict[Stance, Stance] = {"complies": "refuses", "refuses": "complies"}
+
+
+def wanted_stance(domain: str, kind: str = "counter-aligned") -> Stance | None:
+    """The stance that a domain's prefills must have, ``counter-aligned`` or ``aligned``; None where none is read."""
+    stance = COUNTER_ALIGNED.get(domain)
+    return _OPPOSITE[stance] if stance and kind == "aligned" else stance
+
+
 class Exchange(NamedTuple):
     """What there is to judge: a prompt, and what a model thought and answered, None where it did not."""
 

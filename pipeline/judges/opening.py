@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pipeline.clients.opening import Clients
 from pipeline.errors import InputError
-from pipeline.judges import COUNTER_ALIGNED, Judge
+from pipeline.judges import Judge, Stance
 from pipeline.judges.guard import GuardJudge
 from pipeline.judges.refusal import RefusalJudge
 from pipeline.judges.rubric import RubricJudge
 from pipeline.recipe import GuardConfig, JudgeConfig, RubricConfig
 
 
-def open_judges(configs: Mapping[str, JudgeConfig], clients: Clients) -> dict[str, Judge]:
-    """The judge of each domain; those with equal entries share one.
+class Judged(NamedTuple):
+    """What reads the stance of a domain's prefills, and the stance that it has to find."""
+
+    domain: str
+    config: JudgeConfig
+    stance: Stance
+
+
+def open_judges(wanted: Mapping[str, Judged], clients: Clients) -> dict[str, Judge]:
+    """The judges by what they are wanted for; those with equal entries share one.
 
     Raises:
-        InputError: one can't be asked as the recipe says, or can't tell the stance that its domain wants.
+        InputError: one can't be asked as the recipe says, or can't tell the stance that it has to find.
     """
     opened: list[tuple[JudgeConfig, Judge]] = []
     judges = {}
-    for domain, config in configs.items():
+    for name, (domain, config, stance) in wanted.items():
         judge = next((judge for known, judge in opened if known == config), None) or _open(config, clients)
-        if COUNTER_ALIGNED[domain] not in judge.reads:
+        if stance not in judge.reads:
             raise InputError(
-                f"The judge {judge.name} can't tell whether a prefill {COUNTER_ALIGNED[domain]}, so every {domain} row "
+                f"The judge {judge.name} can't tell whether a prefill {stance}, so every {domain} row "
                 f"would be dropped: give judges.{domain} one that can (refusal, wildguard, qwen3guard, rubric)."
             )
         opened.append((config, judge))
-        judges[domain] = judge
+        judges[name] = judge
     return judges
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from pipeline import templates
 from pipeline.errors import InputError
+from pipeline.recipe import Prefill
 
 BEGIN, END = "<!-- recap-data:begin", "<!-- recap-data:end -->"
 """The marks around our part of a card's text. The first goes on to the end of its line."""
@@ -64,7 +65,15 @@ def render(manifest: dict[str, Any]) -> str:
     )
     environment.filters["cell"] = _cell
     environment.filters["comma"] = lambda number: f"{number:,}"
-    body = environment.from_string(template.body).render(manifest=manifest, recipe=manifest["recipe"])
+    configs = _configs(manifest)
+    arms = _arms(configs, manifest["recipe"])
+    body = environment.from_string(template.body).render(
+        manifest=manifest,
+        recipe=manifest["recipe"],
+        configs=configs,
+        arms=arms,
+        several=len(arms) > len({arm["domain"] for arm in arms}),
+    )
     return f"---\n{_dumped(_metadata(manifest))}---\n{body}"
 
 
@@ -137,15 +146,48 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
         "task_categories": ["text-generation"],
         "tags": ["not-for-all-audiences", "safety", "alignment", "reasoning", "recap", "synthetic"],
         "size_categories": [next((size for most, size in _SIZES if rows < most), "1M<n<10M")],
-        "configs": [
-            {
-                "config_name": "mixture",
-                "default": True,
-                "data_files": [{"split": "train", "path": "data/mixture-*.parquet"}],
-            },
-            {"config_name": "rejected", "data_files": [{"split": "train", "path": "rejected/rejected-*.parquet"}]},
-        ],
+        "configs": [_config(name) for name, count in manifest["rows"].items() if count],
     }
+
+
+def _config(name: str) -> dict[str, Any]:
+    """A config as the Hub wants it, and where its files are. One without rows can't be loaded, and has no entry."""
+    place = "data" if name == "mixture" else name
+    default = {"default": True} if name == "mixture" else {}
+    return {"config_name": name, **default, "data_files": [{"split": "train", "path": f"{place}/{name}-*.parquet"}]}
+
+
+def _configs(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configs with what they show: ``name``, ``shown`` (the prefills of each domain that has any), ``attack``."""
+    recipe, listed = manifest["recipe"], []
+    for name, variant in {"mixture": {}, **(recipe.get("variants") or {})}.items():
+        counts = (manifest["variants"][name] if variant else manifest)["prefilled"]
+        shown = []
+        for domain, part in recipe["mixture"].items():
+            change = {key: value for key, value in (variant.get(domain) or {}).items() if value is not None}
+            if part["prefill"] or change:
+                prefill = Prefill.model_validate((part["prefill"] or {}) | change)
+                if prefill.share:
+                    shown.append({"domain": domain, "count": counts.get(domain, 0), **prefill.model_dump()})
+        attack = variant.get("attack") or recipe.get("attack")
+        rounds = f", {attack['rounds'] or 1} rounds" if attack and attack["kind"] == "ipr" else ""
+        listed.append({"name": name, "shown": shown, "attack": attack and attack["kind"] + rounds})
+    return listed
+
+
+def _arms(configs: list[dict[str, Any]], recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """The prefills that were sampled alike, each once: as in ``shown``, with ``shares``, ``engine`` and ``judge``."""
+    arms: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for shown in (shown for config in configs for shown in config["shown"]):
+        key = tuple(shown[name] for name in ("domain", "sampler", "words", "min_words", "attempts", "stance"))
+        arm = arms.setdefault(key, {**shown, "shares": set()})
+        arm["shares"].add(shown["share"])
+    judges = recipe["judges"]
+    for arm in arms.values():
+        arm["shares"] = sorted(arm["shares"])
+        arm["engine"] = recipe["samplers"][arm["sampler"]]["engine"]
+        arm["judge"] = (judges.get(arm["domain"]) or judges["stance"]) if arm["domain"] != "math" else None
+    return list(arms.values())
 
 
 def _cell(value: Any) -> str:

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.publish.folder import read_manifest
+from pipeline.publish.opening import REJECTED, Snapshot
+from pipeline.recipe import MIXTURE
 
 BATCH = 8_192
 """Rows read at a time."""
@@ -32,16 +33,6 @@ STAGES = ("pull", "dedupe", "decontaminate", "choose", "sample", "mix")
 left earlier."""
 
 _INPUTS = ("schema_version", "packages", "templates")
-
-
-class Snapshot(NamedTuple):
-    """One version of a mixture, to be read: what it is called, its manifest, its card, and its Parquet files."""
-
-    name: str
-    manifest: dict[str, Any]
-    card: str
-    mixture: list[Path]
-    rejected: list[Path]
 
 
 class Group(NamedTuple):
@@ -70,21 +61,24 @@ class Change(NamedTuple):
 
 
 class Diff(NamedTuple):
-    """What changed from `old` to `new`.
+    """What changed from `old` to `new` in one config of both.
 
     ``rows`` has the rows of both versions and those that are ``same``, ``added``, ``removed`` and ``changed``; a row
     keeps its id as long as its domain and prompt are the same. ``groups`` has them by domain and source dataset (of a
-    changed row: its new one); ``examples`` has the first ids of each kind. ``inputs`` are source revisions, templates,
-    packages and the schema; ``schema`` lists columns that only one version has, or has with another type. ``card`` are
-    the lines of a unified diff.
+    changed row: its new one); ``examples`` has the first ids of each kind. ``configs`` are the other configs whose
+    content differs, with their content hashes. ``inputs`` are source revisions, templates, packages and the schema;
+    ``schema`` lists columns that only one version has, or has with another type. ``card`` are the lines of a unified
+    diff.
     """
 
     old: str
     new: str
+    config: str
     content_hash: tuple[str, str]
     rows: dict[str, int]
     groups: list[Group]
     examples: dict[str, list[str]]
+    configs: list[Change]
     recipe: list[Change]
     inputs: list[Change]
     schema: list[Change]
@@ -94,58 +88,28 @@ class Diff(NamedTuple):
     def empty(self) -> bool:
         """Whether nothing differs."""
         moved = self.rows["added"] + self.rows["removed"] + self.rows["changed"]
-        return not (moved or self.recipe or self.inputs or self.schema or self.card)
+        return not (moved or self.configs or self.recipe or self.inputs or self.schema or self.card)
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
-        listed = ("groups", "recipe", "inputs", "schema")
+        listed = ("groups", "configs", "recipe", "inputs", "schema")
         plain = {name: [entry._asdict() for entry in getattr(self, name)] for name in listed}
         return self._asdict() | plain | {"empty": self.empty}
 
 
-def open_version(reference: str) -> Snapshot:
-    """Find a version by what a user calls it: the folder of a finished build.
+def compare(old: Snapshot, new: Snapshot, examples: int = 5, config: str = MIXTURE) -> Diff:
+    """Compare one config of two versions; of each kind of row, `examples` ids are listed.
 
     Raises:
-        InputError: it is no such folder, or files of it are missing.
-    """
-    if reference.startswith("hub:"):
-        raise InputError(
-            f"{reference}: versions on the Hub can't be compared yet. Download both and give their folders."
-        )
-    path = Path(reference)
-    if not path.is_dir():
-        raise InputError(f"There is no folder {reference}. Give the folder of a finished build.")
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise InputError(f"{reference} is no finished build: it has no manifest.json that can be read.")
-    missing = [name for name in manifest["files"] if not (path / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{reference} lacks {', '.join(missing[:3])}: it is unfinished or was changed. Build it again."
-        )
-    named, card = sorted(manifest["files"]), path / "README.md"
-    return Snapshot(
-        name=reference,
-        manifest=manifest,
-        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
-        mixture=[path / name for name in named if name.startswith("data/mixture-")],
-        rejected=[path / name for name in named if name.startswith("rejected/rejected-")],
-    )
-
-
-def compare(old: Snapshot, new: Snapshot, examples: int = 5) -> Diff:
-    """Compare two versions; of each kind of row, `examples` ids are listed.
-
-    Raises:
-        InputError: a file can't be read, is not sorted by id, or `examples` is negative.
+        InputError: a version has no such config, a file can't be read, is not sorted by id, or `examples` is negative.
     """
     if examples < 0:
         raise InputError(f"{examples} ids can't be listed. Give a number from 0 on.")
-    schema, columns = _columns(old, new)
+    before_files, after_files = _files(old, config), _files(new, config)
+    schema, columns = _columns(old.name, before_files, new.name, after_files)
     tally = _Tally(examples)
     gone, come = _Reasons(new), _Reasons(old)
-    for before, after in _side_by_side(_Rows(old, columns), _Rows(new, columns)):
+    for before, after in _side_by_side(_Rows(before_files, columns), _Rows(after_files, columns)):
         places = pc.index_in(before["id"], value_set=after["id"].combine_chunks())
         removed = before.filter(pc.is_null(places))
         added = after.filter(pc.invert(pc.is_in(after["id"], value_set=before["id"].combine_chunks())))
@@ -153,13 +117,16 @@ def compare(old: Snapshot, new: Snapshot, examples: int = 5) -> Diff:
         tally.remove(removed, gone.of(removed["id"].to_pylist()))
         tally.add(added, come.of(added["id"].to_pylist()))
         tally.change(kept, after.take(places.drop_null()), columns)
+    contents = content_hashes(old.manifest), content_hashes(new.manifest)
     return Diff(
         old=old.name,
         new=new.name,
-        content_hash=(str(old.manifest.get("content_hash")), str(new.manifest.get("content_hash"))),
+        config=config,
+        content_hash=(str(contents[0].get(config)), str(contents[1].get(config))),
         rows=tally.rows(),
         groups=tally.groups(),
         examples=tally.examples,
+        configs=[change for change in changes(*contents) if change.path != config],
         recipe=changes(old.manifest.get("recipe"), new.manifest.get("recipe")),
         inputs=input_changes(old.manifest, new.manifest),
         schema=schema,
@@ -169,6 +136,15 @@ def compare(old: Snapshot, new: Snapshot, examples: int = 5) -> Diff:
             )
         ),
     )
+
+
+def content_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The content hash of every config that a manifest states one of: the mixture, and its variants."""
+    variants = manifest.get("variants") or {}
+    hashes = {MIXTURE: manifest.get("content_hash")} | {
+        name: stated["content_hash"] for name, stated in variants.items()
+    }
+    return {name: content for name, content in hashes.items() if content is not None}
 
 
 def changes(old: Any, new: Any, path: str = "") -> list[Change]:
@@ -197,10 +173,10 @@ def _inputs(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Rows:
-    """The mixture of a version in order of id, of which as much is held as was read and not yet taken."""
+    """The rows of a config in order of id, of which as much is held as was read and not yet taken."""
 
-    def __init__(self, version: Snapshot, columns: Sequence[str]) -> None:
-        self._batches = _read(version.mixture, columns)
+    def __init__(self, files: Sequence[Path], columns: Sequence[str]) -> None:
+        self._batches = _read(files, columns)
         self._held: pa.Table | None = None
         self.more()
 
@@ -240,7 +216,7 @@ class _Reasons:
     """Why a version rejected rows; asked for ids in rising order."""
 
     def __init__(self, version: Snapshot) -> None:
-        self._batches = _read(version.rejected, ("id", "stage", "reason"), repeated=True)
+        self._batches = _read(version.configs.get(REJECTED, []), ("id", "stage", "reason"), repeated=True)
         self._held: pa.RecordBatch | None = next(self._batches, None)
 
     def of(self, ids: Sequence[str]) -> list[str]:
@@ -349,19 +325,28 @@ def _places(mask: pa.Array) -> list[int]:
     return list(pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist())
 
 
-def _columns(old: Snapshot, new: Snapshot) -> tuple[list[Change], list[str]]:
+def _files(version: Snapshot, config: str) -> list[Path]:
+    """The files of a config that has a row an id."""
+    there = [name for name in version.configs if name != REJECTED]
+    if config not in there:
+        named = ", ".join(there) or "none"
+        raise InputError(f"{version.name} has no config {config!r} that can be compared. Those there are: {named}.")
+    return version.configs[config]
+
+
+def _columns(
+    old: str, old_files: Sequence[Path], new: str, new_files: Sequence[Path]
+) -> tuple[list[Change], list[str]]:
     """What differs between the two schemas, and the columns that both versions have."""
-    before, after = (_types(version.mixture) for version in (old, new))
+    before, after = _types(old_files), _types(new_files)
     shared = [name for name in before if name in after]
     lacking = [name for name in ("id", "domain", "origin") if name not in shared]
     if lacking:
-        raise InputError(f"{old.name} and {new.name} can't be compared: no column {lacking[0]!r} in one of them.")
+        raise InputError(f"{old} and {new} can't be compared: no column {lacking[0]!r} in one of them.")
     return changes(before, after), shared
 
 
 def _types(files: Sequence[Path]) -> dict[str, str]:
-    if not files:
-        raise InputError("A version without a file data/mixture-*.parquet can't be compared. Build it again.")
     try:
         return {field.name: str(field.type) for field in pq.read_schema(files[0])}
     except (pa.ArrowException, OSError) as error:
@@ -391,7 +376,7 @@ def _read(files: Sequence[Path], columns: Sequence[str], *, repeated: bool = Fal
 def to_text(diff: Diff) -> str:
     """The diff as lines for a terminal."""
     rows = diff.rows
-    lines = [f"{diff.old} -> {diff.new}"]
+    lines = [f"{diff.old} -> {diff.new}{_of(diff)}"]
     if diff.empty:
         return "\n".join([*lines, f"nothing differs: {rows['new']:,} rows, content {diff.content_hash[1][:12]}"])
     lines.append(_sum(rows))
@@ -399,6 +384,9 @@ def to_text(diff: Diff) -> str:
         lines.append(f"  {group.domain}, {group.dataset}: {_moved(group)}")
         lines += [f"    {label}: {text}" for label, text in _whys(group)]
     lines += [f"  {kind}, as {', '.join(ids)}" for kind, ids in diff.examples.items() if ids]
+    if diff.configs:
+        lines.append(f"other configs: {len(diff.configs)} changed")
+        lines += [f"  {change.path}: {_content(change.old)} -> {_content(change.new)}" for change in diff.configs]
     for label, listed in (("recipe", diff.recipe), ("inputs", diff.inputs), ("schema", diff.schema)):
         if listed:
             lines.append(f"{label}: {len(listed)} changed")
@@ -410,7 +398,7 @@ def to_text(diff: Diff) -> str:
 
 def to_markdown(diff: Diff) -> str:
     """The diff as Markdown, for a release's notes or a Prefect artifact."""
-    lines = [f"# {diff.old} → {diff.new}", ""]
+    lines = [f"# {diff.old} → {diff.new}{_of(diff)}", ""]
     if diff.empty:
         return "\n".join([*lines, "Nothing differs.", ""])
     lines += [f"{_sum(diff.rows).capitalize()}.", ""]
@@ -421,6 +409,10 @@ def to_markdown(diff: Diff) -> str:
             cells = (_cell(group.domain), _cell(group.dataset), f"{group.added:,}", f"{group.removed:,}")
             lines.append(f"| {' | '.join(cells)} | {group.changed:,} | {_cell(why)} |")
         lines.append("")
+    if diff.configs:
+        lines += ["## Other configs", "", "| | old content | new content |", "|---|---|---|"]
+        lines += [f"| `{_cell(c.path)}` | {_content(c.old)} | {_content(c.new)} |" for c in diff.configs]
+        lines.append("")
     for label, listed in (("Recipe", diff.recipe), ("Inputs", diff.inputs), ("Schema", diff.schema)):
         if listed:
             lines += [f"## {label}", "", "| | old | new |", "|---|---|---|"]
@@ -429,6 +421,14 @@ def to_markdown(diff: Diff) -> str:
     if diff.card:
         lines += ["## Card", "", f"{_card(diff).capitalize()}.", "", "````diff", *diff.card, "````", ""]
     return "\n".join(lines)
+
+
+def _of(diff: Diff) -> str:
+    return "" if diff.config == MIXTURE else f", config {diff.config}"
+
+
+def _content(content_hash: str | None) -> str:
+    return "not there" if content_hash is None else content_hash[:12]
 
 
 def _sum(rows: Mapping[str, int]) -> str:

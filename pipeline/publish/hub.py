@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -108,7 +108,7 @@ def publish(release: Release, wish: Version | None, permissions: Permissions, te
             status = _status(failure)
             after = _retry_after(failure)
             delay = after if after is not None else wait * random.uniform(0.5, 1)
-            if not left or not _passing(failure) or waited + delay > PATIENCE:
+            if not left or not passing(failure) or waited + delay > PATIENCE:
                 raise PublishError(_message(publication, failure, after)) from None
         waited, wait = waited + delay, min(2 * wait, 60)
         if status != 412:
@@ -216,7 +216,7 @@ class _Publication:
             self.api.update_repo_settings(self.name, repo_type=_KIND, gated=self.gated)
         except Exception as error:
             failure = _failure(error)
-            if failure is None or self.public or _passing(failure):
+            if failure is None or self.public or passing(failure):
                 raise
             self.notes[
                 f"{self.name} could not be gated (HTTP {_status(failure)}); it is private. "
@@ -338,10 +338,11 @@ class _Publication:
         if not tagged:
             expected = _expected(self.release.manifest)
             found = read_back(self.name, commit, self.token, expected)
-            if found != expected:
+            for config in [config for config in expected if found[config] != expected[config]]:
+                (rows, content), (wanted, known) = found[config], expected[config]
                 raise PublishError(
-                    f"{self.place} holds {version} as commit {commit}, but loading it back gave {found.rows:,} rows "
-                    f"with content {found.content_hash[:12]}, not {expected.rows:,} with {expected.content_hash[:12]}. "
+                    f"{self.place} holds {version} as commit {commit}, but loading {config} back gave {rows:,} rows "
+                    f"with content {(content or '')[:12]}, not {wanted:,} with {(known or '')[:12]}. "
                     "It was not tagged. Run the same command again; if that says the same, report it."
                 )
             self._tag(version, commit)
@@ -385,15 +386,14 @@ class _Publication:
 
 
 class Loaded(NamedTuple):
-    """What `datasets.load_dataset` read: the content hash of the mixture, and the rows of both tables."""
+    """What `datasets.load_dataset` read of one config: its rows, and their content hash but for the rejected ones."""
 
-    content_hash: str
     rows: int
-    rejected: int
+    content_hash: str | None
 
 
-def read_back(name: str, commit: str, token: str, expected: Loaded) -> Loaded:
-    """Load a commit as a user does, in a process with empty caches; tables that are expected to be empty are left out.
+def read_back(name: str, commit: str, token: str, configs: Iterable[str]) -> dict[str, Loaded]:
+    """Load configs of a commit as a user does, in a process with empty caches.
 
     Raises:
         ConnectionError: it could not be loaded; the message is the loader's own.
@@ -404,7 +404,6 @@ def read_back(name: str, commit: str, token: str, expected: Loaded) -> Loaded:
         if not key.startswith(("HF_", "HUGGINGFACE_"))
         or key in ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
     }
-    configs = [config for config, rows in (("mixture", expected.rows), ("rejected", expected.rejected)) if rows]
     with tempfile.TemporaryDirectory(prefix="recap-data-") as home:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.publish.readback", name, commit, *configs],
@@ -426,7 +425,7 @@ def read_back(name: str, commit: str, token: str, expected: Loaded) -> Loaded:
         lines = done.stderr.strip().splitlines()
         why = _bare(lines[-1] if lines else f"the process ended with {done.returncode}", token)
         raise ConnectionError(f"the commit {commit[:12]} can't be loaded back: {why}")
-    return Loaded(*json.loads(done.stdout.splitlines()[-1]))
+    return {config: Loaded(*read) for config, read in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def endpoint(api: HfApi) -> str:
@@ -435,9 +434,10 @@ def endpoint(api: HfApi) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
-def _expected(manifest: Mapping[str, Any]) -> Loaded:
-    rows = manifest["rows"]
-    return Loaded(manifest["content_hash"], rows["mixture"], rows["rejected"])
+def _expected(manifest: Mapping[str, Any]) -> dict[str, Loaded]:
+    """What loading back must give: of every config with rows, since `datasets` can't load one without."""
+    hashes = versions.contents(manifest)
+    return {config: Loaded(rows, hashes.get(config)) for config, rows in manifest["rows"].items() if rows}
 
 
 def _same_file(there: RepoFile | None, path: Path, sha256: str) -> bool:
@@ -484,7 +484,7 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _passing(error: Exception) -> bool:
+def passing(error: Exception) -> bool:
     """Whether it is worth trying again."""
     from huggingface_hub import errors
 

@@ -144,6 +144,7 @@ def prepare(build: Path, to: str | None) -> Release:
     recipe["publish"] = recipe["publish"] | {"to": to if to.startswith("hub:") else None}
     files = {name: build / name for name in hashes}
     published = manifest | {"recipe": recipe, "columns": _columns(files), "files": hashes}
+    published = _without_places(published)
     return Release(build, to, published, files)
 
 
@@ -168,7 +169,8 @@ def check(release: Release, permissions: Permissions) -> None:
                 "Take the source out of the recipe; or, if nobody but you will see the private repository, "
                 "add --allow-restricted."
             )
-    harmful = manifest["prefilled"].get("harmful", 0)
+    shown = [manifest["prefilled"], *(entry["prefilled"] for entry in (manifest.get("variants") or {}).values())]
+    harmful = max(prefilled.get("harmful", 0) for prefilled in shown)
     if public and harmful and not permissions.public_harmful:
         raise InputError(
             f"This would make {harmful:,} prefills that lean toward answering harmful prompts public. "
@@ -207,6 +209,16 @@ def _without_addresses(recipe: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return {**recipe, "samplers": bare(recipe["samplers"]), "judges": bare(recipe["judges"])}
+
+
+def _without_places(value: Any) -> Any:
+    """The same, every absolute path of a file in it cut to the file's name: where it lay is nobody's business."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(inner) for inner in value]
+    absolute = isinstance(value, str) and re.match(r"(/|~)\S*/", value) is not None
+    return PurePosixPath(value).name if absolute and "\n" not in value else value
 
 
 def _columns(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """Which version a publication is: a rule on two manifests, pure.
 
-Major when the schema or the columns change, minor when rows do (``content_hash``), patch when only the card or the
-manifest does. What changes nothing is no new version.
+Major when the schema or the columns change or a config is gone, minor when rows do (``content_hash``) or a config is
+new, patch when only the card or the manifest does. What changes nothing is no new version.
 """
 
 from __future__ import annotations
@@ -73,10 +73,18 @@ def change(last: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Change:
     """What `new` changes against `last`, the manifest of the last version, where something is known to change."""
     if last is None:
         return "first"
-    columns = last.get("columns")
-    if last.get("schema_version") != new.get("schema_version") or (columns and columns != new.get("columns")):
+    former, now = last.get("columns") or {}, new.get("columns") or {}
+    if last.get("schema_version") != new.get("schema_version") or any(
+        columns != now.get(config) for config, columns in former.items()
+    ):
         return "major"
-    return "minor" if last.get("content_hash") != new.get("content_hash") else "patch"
+    return "minor" if contents(last) != contents(new) else "patch"
+
+
+def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The hash of the rows of each config, but for the rejected ones."""
+    variants = manifest.get("variants") or {}
+    return {"mixture": manifest.get("content_hash")} | {n: entry["content_hash"] for n, entry in variants.items()}
 
 
 def next_version(

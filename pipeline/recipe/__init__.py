@@ -5,7 +5,10 @@ allowed, and the nearest known name. YAML is read as its 1.2 core schema has it:
 and a key given twice is a mistake.
 """
 
+from pipeline.recipe.configs import MIXTURE, Arm, Config, Configs, Shown, configs_of
 from pipeline.recipe.models import (
+    Attack,
+    Change,
     Clean,
     Decontaminate,
     Dedupe,
@@ -27,12 +30,19 @@ from pipeline.recipe.models import (
     ServedModel,
     Source,
     TemplateConfig,
+    Variant,
     answering,
 )
 from pipeline.recipe.reading import LoadedRecipe, load, parse
 
 __all__ = [
+    "MIXTURE",
+    "Arm",
+    "Attack",
+    "Change",
     "Clean",
+    "Config",
+    "Configs",
     "Decontaminate",
     "Dedupe",
     "GroundTruth",
@@ -52,9 +62,12 @@ __all__ = [
     "SamplerConfig",
     "Sees",
     "ServedModel",
+    "Shown",
     "Source",
     "TemplateConfig",
+    "Variant",
     "answering",
+    "configs_of",
     "load",
     "parse",
 ]

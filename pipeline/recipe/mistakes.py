@@ -32,16 +32,22 @@ class Mistake(NamedTuple):
 
 def find(data: Mapping[str, Any]) -> Iterator[Mistake]:
     """Every mistake in the recipe `data` as YAML gave it, except keys given twice."""
-    found = [*_secrets(data), *_cross_checks(data)]
+    found = [*secrets(data), *_cross_checks(data)]
     yield from found
     told = {mistake.path for mistake in found}
+    yield from (mistake for mistake in invalid(data, Recipe) if mistake.path not in told)
+
+
+def invalid(data: Mapping[str, Any], root: type[BaseModel]) -> Iterator[Mistake]:
+    """What the model `root` finds wrong in `data`, told as mistakes."""
     try:
-        Recipe.model_validate(data)
+        root.model_validate(data)
     except ValidationError as error:
-        yield from (mistake for mistake in map(_mistake, error.errors()) if mistake.path not in told)
+        yield from (_mistake(found, root) for found in error.errors())
 
 
-def _secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
+def secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
+    """Keys and values that look like a secret."""
     if isinstance(value, dict):
         found = []
         for key, inner in value.items():
@@ -49,10 +55,10 @@ def _secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
             if isinstance(key, str) and _SECRET_KEY.search(key) and path[-1:] != ("where",):
                 found.append(Mistake(here, _SECRET_HINT))
             else:
-                found += _secrets(inner, here)
+                found += secrets(inner, here)
         return found
     if isinstance(value, list):
-        return [m for index, inner in enumerate(value) for m in _secrets(inner, (*path, index))]
+        return [m for index, inner in enumerate(value) for m in secrets(inner, (*path, index))]
     if isinstance(value, str) and _SECRET_VALUE.search(value):
         return [Mistake(path, f"looks like a secret; {_SECRET_HINT}")]
     return []
@@ -60,18 +66,15 @@ def _secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
 
 def _cross_checks(data: Mapping[str, Any]) -> Iterator[Mistake]:
     """What no single field shows. Reads the unvalidated recipe, so that these mistakes are told with all the others."""
-    sources, samplers, mixture = (_mapping(data.get(key)) for key in ("sources", "samplers", "mixture"))
+    sources, mixture = _mapping(data.get("sources")), _mapping(data.get("mixture"))
     for domain in [d for d in mixture if d in DOMAINS]:
         here = ("mixture", domain, "prefill")
         if domain not in sources:
             yield Mistake(here[:2], f"has no prompts: add sources.{domain}")
         prefill = _mapping(mixture[domain]).get("prefill")
-        if prefill is not None and domain == "math":
-            yield Mistake(here, "math rows never carry a prefill (RECAP, Sec. 3.1); remove it")
-        name = _mapping(prefill).get("sampler")
-        if isinstance(name, str) and name not in samplers:
-            listed = f"samplers has {', '.join(sorted(map(str, samplers)))}" if samplers else "samplers is empty"
-            yield Mistake((*here, "sampler"), f"{name!r} is no sampler{_nearest(name, list(samplers))}; {listed}")
+        yield from _prefill(here, domain, prefill, data)
+    for name, variant in _mapping(data.get("variants")).items():
+        yield from _variant(("variants", name), _mapping(variant), mixture, data)
     for domain in [d for d in sources if d in DOMAINS and d not in mixture]:
         yield Mistake(("sources", domain), f"is not used: add mixture.{domain} or remove it")
     decontaminate = _mapping(_mapping(data.get("clean")).get("decontaminate"))
@@ -88,31 +91,65 @@ def _cross_checks(data: Mapping[str, Any]) -> Iterator[Mistake]:
                 yield Mistake((*place, index, "ground_truth"), "is missing: a math row needs one")
 
 
+def _prefill(here: KeyPath, domain: str, prefill: Any, data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with a domain's prefills, in the mixture or in a variant."""
+    samplers = _mapping(data.get("samplers"))
+    name = _mapping(prefill).get("sampler")
+    if prefill is not None and domain == "math":
+        if data.get("attack") is None:
+            yield Mistake(here, "math rows never carry a prefill (RECAP, Sec. 3.1); remove it")
+        elif _mapping(samplers.get(name)).get("engine") == "template":
+            yield Mistake((*here, "sampler"), "the engine template writes no mathematics: name a model's sampler")
+    if isinstance(name, str) and name not in samplers:
+        listed = f"samplers has {', '.join(sorted(map(str, samplers)))}" if samplers else "samplers is empty"
+        yield Mistake((*here, "sampler"), f"{name!r} is no sampler{nearest(name, list(samplers))}; {listed}")
+
+
+def _variant(
+    here: KeyPath, variant: Mapping[str, Any], mixture: Mapping[str, Any], data: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    """What is wrong with a variant, seen against the mixture that it changes."""
+    if variant.get("attack") is not None and data.get("attack") is None:
+        yield Mistake((*here, "attack"), "needs an attack of the whole recipe: add attack: {kind: prefill}")
+    for domain in [d for d in variant if d in DOMAINS and variant[d] is not None]:
+        change, there = {k: v for k, v in _mapping(variant[domain]).items() if v is not None}, (*here, domain)
+        if domain not in mixture:
+            yield Mistake(there, f"changes what is not there: add mixture.{domain} or remove it")
+            continue
+        yield from _prefill(there, domain, change, data)
+        merged = {**_mapping(_mapping(mixture[domain]).get("prefill")), **change}
+        if "sampler" not in merged:
+            yield Mistake((*there, "sampler"), f"is missing: mixture.{domain} has no prefills to change")
+        least, most = merged.get("min_words", 50), merged.get("words", 500)
+        if isinstance(least, int) and isinstance(most, int) and least > most:
+            yield Mistake((*there, "words"), f"min_words ({least}) is more than words ({most})")
+
+
 def _mapping(value: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _mistake(error: ErrorDetails) -> Mistake:
+def _mistake(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
     place = tuple(part for part in error["loc"] if part != "[key]")
-    path = tuple(part for depth, part in enumerate(place) if not _is_tag(place[:depth], part))
+    path = tuple(part for depth, part in enumerate(place) if not _is_tag(place[:depth], part, root))
     kind, value = error["type"], error["input"]
     match kind:
         case "extra_forbidden":
-            names = _names_at(place[:-1])
-            message = f"unknown key{_nearest(str(path[-1]), names)}; allowed: {', '.join(names)}"
+            names = _names_at(place[:-1], root)
+            message = f"unknown key{nearest(str(path[-1]), names)}; allowed: {', '.join(names)}"
         case "literal_error" if error["loc"][-1:] == ("[key]",):
-            message = f"unknown key{_nearest(str(value), DOMAINS)}; allowed: {', '.join(DOMAINS)}"
+            message = f"unknown key{nearest(str(value), DOMAINS)}; allowed: {', '.join(DOMAINS)}"
         case "literal_error":
-            names = [str(v) for v in _literals_at(place)]
-            message = f"{shown(value)} is not allowed{_nearest(str(value), names)}; {_or(names)}"
+            names = [str(v) for v in _literals_at(place, root)]
+            message = f"{shown(value)} is not allowed{nearest(str(value), names)}; {_or(names)}"
         case "union_tag_invalid":
-            path, names = (*path, "engine"), list(_tagged(_models_at(place)))
-            message = f"{shown(error['ctx']['tag'])} is not allowed{_nearest(error['ctx']['tag'], names)}; {_or(names)}"
+            path, names = (*path, "engine"), list(_tagged(_models_at(place, root)))
+            message = f"{shown(error['ctx']['tag'])} is not allowed{nearest(error['ctx']['tag'], names)}; {_or(names)}"
         case "union_tag_not_found":
-            path, message = (*path, "engine"), f"is missing; {_or(list(_tagged(_models_at(place))))}"
+            path, message = (*path, "engine"), f"is missing; {_or(list(_tagged(_models_at(place, root))))}"
         case "missing":
             message = "is missing"
-        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url" | "place":
+        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url" | "place" | "config":
             message = error["msg"]
         case "string_pattern_mismatch":
             message = f"{shown(value)} is no name: letters, digits, '.', '_' and '-', at most 96"
@@ -122,9 +159,9 @@ def _mistake(error: ErrorDetails) -> Mistake:
     return Mistake(path, message)
 
 
-def _models_at(path: Sequence[str | int]) -> Any:
-    """The type that the recipe's models put at `path`, which may hold the tags of unions."""
-    kind: Any = Recipe
+def _models_at(path: Sequence[str | int], root: type[BaseModel]) -> Any:
+    """The type that `root` and the models in it put at `path`, which may hold the tags of unions."""
+    kind: Any = root
     for step in path:
         inner = _inner_types(kind)
         model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), None)
@@ -138,8 +175,8 @@ def _models_at(path: Sequence[str | int]) -> Any:
     return kind
 
 
-def _is_tag(path: Sequence[str | int], step: str | int) -> bool:
-    return step in _tagged(_models_at(path))
+def _is_tag(path: Sequence[str | int], step: str | int, root: type[BaseModel]) -> bool:
+    return step in _tagged(_models_at(path, root))
 
 
 def _tagged(kind: Any) -> dict[str, Any]:
@@ -163,18 +200,19 @@ def _inner_types(kind: Any) -> list[Any]:
     return [kind]
 
 
-def _names_at(path: Sequence[str | int]) -> list[str]:
-    for kind in _inner_types(_models_at(path)):
+def _names_at(path: Sequence[str | int], root: type[BaseModel]) -> list[str]:
+    for kind in _inner_types(_models_at(path, root)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return list(kind.model_fields)
     return []
 
 
-def _literals_at(path: Sequence[str | int]) -> list[Any]:
-    return [v for kind in _inner_types(_models_at(path)) for v in get_args(kind)]
+def _literals_at(path: Sequence[str | int], root: type[BaseModel]) -> list[Any]:
+    return [v for kind in _inner_types(_models_at(path, root)) for v in get_args(kind)]
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Words that name the nearest of `known`; empty where none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,32 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
 def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Validate a recipe's YAML `text`; `name` stands for the file in messages. Raises like `load`."""
+    return Recipe.model_validate(checked(text, name, overrides, find, _RECIPE))
+
+
+class Kind(NamedTuple):
+    """What a YAML file holds, how it must look, and an override of it, for messages."""
+
+    name: str
+    shape: str
+    override: str
+
+
+_RECIPE = Kind("recipe", "a mapping that starts with name, sources and mixture", "mixture.harmful.rows=200")
+
+
+def checked(
+    text: str,
+    name: str,
+    overrides: Sequence[str],
+    find: Callable[[Mapping[str, Any]], Iterable[Mistake]],
+    kind: Kind,
+) -> dict[str, Any]:
+    """The mapping in YAML `text` with overrides applied, in which `find` found no mistake.
+
+    Raises:
+        RecipeError: it is no YAML, or holds mistakes; all of them are in the message, each with its place.
+    """
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -65,18 +91,18 @@ def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
         raise RecipeError(f"{place}  is no valid YAML: {redacted(why)}.") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{name} holds no recipe: it must be a mapping that starts with name, sources and mixture.")
+        raise RecipeError(f"{name} holds no {kind.name}: it must be {kind.shape}.")
 
     places = dict(_places(root, name)) if root else {}
     for override in overrides:
-        _override(data, override, places, mistakes)
+        _override(data, override, places, mistakes, kind.override)
     mistakes += find(data)
     if mistakes:
         told_at = sorted(((_place(m.path, places, name), m) for m in mistakes), key=lambda told: told[0])
         lines = [f"  {place}  {dotted(m.path)}: {m.message}." for place, m in told_at]
         count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
         raise RecipeError(redacted(f"{name} has {count}:\n" + "\n".join(lines)))
-    return Recipe.model_validate(data)
+    return data
 
 
 class _Place(NamedTuple):
@@ -121,11 +147,13 @@ def _repeated(node: yaml.Node, path: KeyPath = ()) -> Iterator[Mistake]:
             yield from _repeated(value, (*path, index))
 
 
-def _override(data: dict[str, Any], override: str, places: dict[KeyPath, _Place], mistakes: list[Mistake]) -> None:
+def _override(
+    data: dict[str, Any], override: str, places: dict[KeyPath, _Place], mistakes: list[Mistake], example: str
+) -> None:
     dotted, equals, text = override.partition("=")
     keys = dotted.split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"--set {shown(override)} is not of the form a.b.c=value (as in mixture.harmful.rows=200).")
+        raise RecipeError(f"--set {shown(override)} is not of the form a.b.c=value (as in {example}).")
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:

@@ -8,12 +8,15 @@ from pipeline.judges import Stance
 
 
 class PrefillRequest(NamedTuple):
-    """One prefill to write: for which row, in which stance, at most how many words, and which try this is (from 0)."""
+    """One prefill to write: for which row, in which stance, at most how many words, and which try this is (from 0).
+
+    Of a math row the stance is None.
+    """
 
     id: str
     prompt: str
     category: str | None
-    stance: Stance
+    stance: Stance | None
     words: int
     seed: int
     attempt: int
@@ -43,7 +46,7 @@ class Sampler(Protocol):
         """See the class."""
         ...
 
-    def template(self, stance: Stance) -> str | None:
+    def template(self, stance: Stance | None) -> str | None:
         """The sha256 of the template that writes this stance, None where no template is used."""
         ...
 

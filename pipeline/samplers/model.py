@@ -67,7 +67,7 @@ class ModelSampler:
         self._renderer = _renderer(config) if config.seed_prefix or config.engine == "vllm" else None
         self._try_out()
 
-    def template(self, stance: Stance) -> str | None:
+    def template(self, stance: Stance | None) -> str | None:
         """The sha256 of the steering templates, None where the model is sampled plainly."""
         del stance
         if not self._steer:
@@ -146,7 +146,7 @@ class ModelSampler:
         await self._client.close()
 
     def _messages(self, request: PrefillRequest) -> list[dict[str, str]]:
-        values = {"prompt": request.prompt, "category": request.category or "", "stance": request.stance}
+        values = {"prompt": request.prompt, "category": request.category or "", "stance": request.stance or ""}
         steered = {role: body.render(values).strip() for role, (_, body) in self._steer.items()}
         messages = [{"role": "system", "content": steered["system"]}] if "system" in steered else []
         return [*messages, {"role": "user", "content": steered.get("user", request.prompt)}]

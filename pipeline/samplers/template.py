@@ -91,7 +91,7 @@ class TemplateSampler:
         self.revision: str | None = None
         self.parameters: dict[str, object] = {}
 
-    def template(self, stance: Stance) -> str:
+    def template(self, stance: Stance | None) -> str:
         """The sha256 of the grammar file that writes this stance."""
         return _template(stance).sha256
 
@@ -106,15 +106,15 @@ class TemplateSampler:
         return Thought(write(parse(_template(request.stance)), grounding, request.words, random.Random(_seed(request))))
 
 
-def _template(stance: Stance) -> Template:
-    if stance not in _TEMPLATES:
+def _template(stance: Stance | None) -> Template:
+    if stance is None or stance not in _TEMPLATES:
         known = " or ".join(map(repr, _TEMPLATES))
         raise InputError(f"The template sampler has no grammar for the stance {stance!r}; ask for {known}.")
     return templates.load(_TEMPLATES[stance])
 
 
 def _seed(request: PrefillRequest) -> int:
-    key = "\x1f".join((request.stance, str(request.seed), str(request.attempt), request.id, request.prompt))
+    key = "\x1f".join((str(request.stance), str(request.seed), str(request.attempt), request.id, request.prompt))
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest(), "big")
 
 

@@ -75,6 +75,7 @@ def locate(source: Source, folder: Path) -> list[Located]:
     if source.files is None:
         commit, licence = hub.resolve(source)
         return [Located(source.dataset or "", source.config, source.split, commit, source.licence or licence, None)]
+    found = files.find(source.files, folder)
     return [
         Located(
             source.dataset or Path(file.shown).name,
@@ -84,8 +85,9 @@ def locate(source: Source, folder: Path) -> list[Located]:
             source.licence,
             file.shown,
             file,
+            earlier=() if source.limit is None else tuple(found[:number]),
         )
-        for file in files.find(source.files, folder)
+        for number, file in enumerate(found)
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -37,7 +38,8 @@ class Located(NamedTuple):
     """One place rows are read from, resolved before anything is read.
 
     `revision` is ``sha256:<hex>`` of a file's or a bundled set's bytes, or a commit of the Hub. `path` is the file as
-    shown and stored: relative to the recipe as written, None elsewhere. `location` is what opening it takes.
+    shown and stored: relative to the recipe as written, None elsewhere. `location` is what opening it takes; `earlier`
+    are the files whose rows count first where the source has a limit.
     """
 
     dataset: str
@@ -47,6 +49,7 @@ class Located(NamedTuple):
     licence: str | None
     path: str | None
     location: File | None = None
+    earlier: tuple[File, ...] = ()
 
 
 class Pulled(NamedTuple):
@@ -88,7 +91,7 @@ def texts(source: Source, located: Located) -> Iterator[str]:
 
     Raises like `pull`.
     """
-    for selected in _scan(source, located, None):
+    for selected in _limited(source, located, None):
         if selected is not None and selected.turns is not None:
             text = "\n".join(selected.turns)
             if not _invisible(text):
@@ -100,7 +103,7 @@ def _pull(source: Source, located: Located, domain: str, max_chars: int, batch: 
     rejected: list[dict[str, Any]] = []
     read = 0
     constant = {key: getattr(located, key) for key in ("dataset", "config", "split", "revision", "licence")}
-    for selected in _scan(source, located, domain):
+    for selected in _limited(source, located, domain):
         read += 1
         if selected is not None:
             reason = _reject(selected.turns, max_chars)
@@ -190,8 +193,21 @@ def heads(path: str) -> list[str]:
     return list(accumulate(path.split("."), "{}.{}".format))
 
 
-def _scan(source: Source, located: Located, domain: str | None) -> Iterator[_Selected | None]:
-    """Yield, for each record, what the source takes of it, or None where ``where`` leaves it out."""
+def _limited(source: Source, located: Located, domain: str | None) -> Iterator[_Selected | None]:
+    """`_scan` up to the source's limit, of which its earlier files take their part first."""
+    left = source.limit
+    for file in located.earlier:
+        if left:
+            place = located._replace(path=file.shown, location=file)
+            left -= sum(selected is not None for selected in _scan(source, place, domain, left))
+    if left != 0:
+        yield from _scan(source, located, domain, left)
+
+
+def _scan(source: Source, located: Located, domain: str | None, limit: int | None) -> Iterator[_Selected | None]:
+    """Yield, for each record, what the source takes of it, or None where ``where`` leaves it out; end once `limit` are
+    taken.
+    """
     place = located.path or located.dataset
     entry = known(source.dataset)
     rule = source.ground_truth if domain == "math" else None
@@ -208,18 +224,19 @@ def _scan(source: Source, located: Located, domain: str | None) -> Iterator[_Sel
     if not prompt.paths:
         raise SourceError(f"{place}: name the field that holds the prompt, as in prompt: question.")
 
-    columns = readers.columns(located.location) if located.location else None
-    if columns is not None:
+    table = _table(source, located, domain)
+    if table.columns is not None:
         for field in fields:
-            field.check_columns(columns)
-    untyped = located.location is not None and located.location.untyped
+            field.check_columns(table.columns)
     prompts = _Usable(prompt, lambda kinds: f"holds {kinds} and never text. A prompt must be a text or messages")
     truths = _Usable(truth, lambda kinds: _no_truth(rule, kinds))
+    wanted = {name: table.named(name, value) for name, value in source.where.items()}
 
-    row = -1
-    for row, record in enumerate(_records(source, located, domain, fields)):
+    row, taken = -1, 0
+    records = table.rows({head for field in fields for path in field.paths for head in heads(path)})
+    for row, record in enumerate(records):
         found = {name: field(record) for name, field in where.items()}
-        if not all(matches(value, source.where[name], untyped) for name, value in found.items()):
+        if not all(matches(value, wanted[name], table.untyped) for name, value in found.items()):
             yield None
             continue
         value = prompt(record)
@@ -231,6 +248,9 @@ def _scan(source: Source, located: Located, domain: str | None) -> Iterator[_Sel
             value = truth(record)
             answer = truths(value, ground_truth(value, rule))
         yield _Selected(row, turns, category_text(category(record)), answer)
+        taken += 1
+        if taken == limit:
+            break
     if row < 0:
         raise SourceError(f"{place} holds no rows. Fill it, or take it out of the recipe.")
     for field in fields:
@@ -268,11 +288,23 @@ def _no_truth(rule: GroundTruth | None, kinds: str) -> str:
     return f"(holding {kinds}) gave no ground truth by {named}. Correct the rule or name another field"
 
 
-def _records(
-    source: Source, located: Located, domain: str | None, fields: Sequence[_Field]
-) -> Iterator[dict[str, Any]]:
-    if located.location is not None:
-        return readers.records(located.location, {head for f in fields for path in f.paths for head in heads(path)})
+class _Table(NamedTuple):
+    """What a place holds: the columns, where all rows have the same; the rows with some columns; how a field's values
+    are called; whether all are text.
+    """
+
+    columns: list[str] | None
+    rows: Callable[[Collection[str]], Iterator[dict[str, Any]]]
+    named: Callable[[str, Any], Any] = lambda path, wanted: wanted
+    untyped: bool = False
+
+
+def _table(source: Source, located: Located, domain: str | None) -> _Table:
+    file = located.location
+    if file is not None:
+        return _Table(readers.columns(file), partial(readers.records, file), untyped=file.untyped)
     if source.bundled is not None:
-        return demo.records(source.bundled, domain)
-    return hub.records(source, located.revision)
+        name = source.bundled
+        return _Table(None, lambda wanted: demo.records(name, domain))
+    split = hub.opened(source, located.revision)
+    return _Table(split.columns, split.rows, split.named)

@@ -15,8 +15,9 @@ Files of the work folder (Arrow IPC), with ``S`` for the shard's number:
 ``near/S.arrow``                   rows of ``exact/S`` to drop as near-duplicates: ``row`` and ``match``
 ``evaluation.arrow``               the evaluation texts: ``dataset``, ``text``, ``normal``
 ``clean/S.arrow``                  what may be chosen (`CANDIDATES`), sorted by id
-``samples/S-R.arrow``              what round ``R`` of sampling gave: ``row``, ``prefill``, ``sampling``, ``verdict``,
-                                   ``reason`` where the row was given up
+``samples/S-R.arrow``              what round ``R`` of sampling gave: ``row``, ``arm``, ``prefill``, ``sampling``,
+                                   ``verdict``, ``reason`` where the row was given up
+``chosen/S.npy``                   a row's rank among the chosen of its domain; `SURPLUS` or `GIVEN_UP`
 ``rejected/S-*.arrow``             rows dropped on the way (`REJECTED`)
 =================================  ==================================================================================
 """
@@ -30,18 +31,17 @@ from pipeline.steps.cleaning import (
     pull_file,
     spread,
 )
-from pipeline.steps.packaging import GIVEN_UP, PLAIN, PREFILLED, SURPLUS, mix
-from pipeline.steps.sampling import ACCEPTED, Sampled, Sampling, Spent, Wanted, drop_twins, request_of, sample
+from pipeline.steps.packaging import GIVEN_UP, SURPLUS, Show, mix
+from pipeline.steps.sampling import ACCEPTED, Sampled, Sampling, Spent, Wanted, drop_twins, judged, request_of, sample
 from pipeline.steps.shards import read_table, shard_count
 
 __all__ = [
     "ACCEPTED",
     "GIVEN_UP",
-    "PLAIN",
-    "PREFILLED",
     "SURPLUS",
     "Sampled",
     "Sampling",
+    "Show",
     "SourceFile",
     "Spent",
     "Wanted",
@@ -49,6 +49,7 @@ __all__ = [
     "drop_exact",
     "drop_twins",
     "find_near",
+    "judged",
     "mix",
     "pull_evaluations",
     "pull_file",

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.clients.batch import BatchLimits
 from pipeline.clients.opening import opened
 from pipeline.engine import Budget, Refused
 from pipeline.filters import REFUSED, TWIN, find_twins, reject_stance, reject_text
-from pipeline.judges import COUNTER_ALIGNED, Exchange, Judge
-from pipeline.judges.opening import open_judges
-from pipeline.recipe import Judges, Prefill, SamplerConfig, ServedModel
+from pipeline.judges import Exchange, Judge, wanted_stance
+from pipeline.judges.opening import Judged, open_judges
+from pipeline.recipe import Arm, Judges, Prefill, SamplerConfig, ServedModel
 from pipeline.samplers import PrefillRequest, Sampler, Thought
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
@@ -28,14 +29,14 @@ from pipeline.thinking import cut_prefix
 _SHARDS_AT_ONCE = 2
 
 Wanted = dict[str, dict[int, int]]
-"""The rows of a shard that want a prefill, by domain: the row, and the first attempt at it."""
+"""The rows of a shard that want a prefill, by arm: the row, and the first attempt at it."""
 
 ACCEPTED = ""
 """Stands for no reason where attempts are counted by why they were rejected."""
 
 
 class Sampled(NamedTuple):
-    """What a round of sampling did in one shard, by domain.
+    """What a round of sampling did in one shard, by arm.
 
     ``given_up`` are the rows whose every attempt was rejected, and why the last one was; ``tries`` counts all attempts
     by their number and by why they were rejected (`ACCEPTED` where they were not).
@@ -52,7 +53,7 @@ class Sampling(NamedTuple):
     """
 
     seed: int
-    prefills: dict[str, Prefill]
+    arms: dict[str, Arm]
     samplers: dict[str, SamplerConfig]
     judges: Judges
     ledger: Path
@@ -62,8 +63,8 @@ class Sampling(NamedTuple):
 
     def batched(self) -> bool:
         """Whether a sampler or judge is asked in batches: then all rows are asked at once."""
-        used = [self.samplers[prefill.sampler] for prefill in self.prefills.values()]
-        judges = [self.judges.of(domain) for domain in self.prefills]
+        used = [self.samplers[arm.prefill.sampler] for arm in self.arms.values()]
+        judges = [self.judges.of(arm.domain) for arm in self.arms.values()]
         return any(isinstance(config, ServedModel) and config.batch for config in (*used, *judges))
 
     def less(self, spent: Spent) -> Sampling:
@@ -79,6 +80,16 @@ class Spent(NamedTuple):
     requests: int
     cost: float
     probes: dict[str, str]
+
+
+def judged(arms: Mapping[str, Arm], judges: Judges) -> dict[str, Judged]:
+    """What reads the stance of each arm's prefills; none where no stance is read."""
+    wanted = {name: wanted_stance(arm.domain, arm.prefill.stance) for name, arm in arms.items()}
+    return {
+        name: Judged(arm.domain, judges.of(arm.domain), stance)
+        for name, arm in arms.items()
+        if (stance := wanted[name]) is not None
+    }
 
 
 def sample(
@@ -98,19 +109,19 @@ def sample(
 
 def request_of(row: Mapping[str, Any], prefill: Prefill, seed: int, attempt: int) -> PrefillRequest:
     """What is asked of a sampler for a row."""
-    stance = COUNTER_ALIGNED[row["domain"]]
+    stance = wanted_stance(row["domain"], prefill.stance)
     text, category = prompt_text(row["prompt"]), row["origin"]["category"]
     return PrefillRequest(row["id"], text, category, stance, prefill.words, seed, attempt)
 
 
 class _Station(NamedTuple):
-    """What a domain's rows go through."""
+    """What the rows of an arm go through; without a judge, no stance is read."""
 
-    domain: str
+    arm: str
     prefill: Prefill
     seed: int
     sampler: Sampler
-    judge: Judge
+    judge: Judge | None
 
 
 async def _sample(
@@ -122,12 +133,13 @@ async def _sample(
 ) -> tuple[dict[int, Sampled], Spent]:
     budget = Budget(sampling.max_requests, sampling.max_cost)
     async with opened(sampling.ledger, budget, BatchLimits(wait=sampling.wait)) as clients:
-        used = {prefill.sampler: sampling.samplers[prefill.sampler] for prefill in sampling.prefills.values()}
+        prefills = {name: arm.prefill for name, arm in sampling.arms.items()}
+        used = {prefill.sampler: sampling.samplers[prefill.sampler] for prefill in prefills.values()}
         samplers = open_samplers(used, clients)
-        judges = open_judges({domain: sampling.judges.of(domain) for domain in sampling.prefills}, clients)
+        judges = open_judges(judged(sampling.arms, sampling.judges), clients)
         stations = {
-            domain: _Station(domain, prefill, sampling.seed, samplers[prefill.sampler], judges[domain])
-            for domain, prefill in sampling.prefills.items()
+            arm: _Station(arm, prefill, sampling.seed, samplers[prefill.sampler], judges.get(arm))
+            for arm, prefill in prefills.items()
         }
         at_once = asyncio.Semaphore(len(shards) if sampling.batched() else _SHARDS_AT_ONCE)
 
@@ -136,20 +148,20 @@ async def _sample(
                 table = read_table(work / f"clean/{number}.arrow")
                 outcome = Sampled({}, {})
                 tasks: dict[str, list[asyncio.Task[dict[str, Any]]]] = {}
-                for domain, wanted in shards[number].items():
+                for arm, wanted in shards[number].items():
                     rows = table.take(pa.array(list(wanted), pa.int64())).to_pylist()
-                    outcome.tries[domain] = Counter()
-                    tasks[domain] = [
-                        asyncio.ensure_future(_try(place, first, row, stations[domain], outcome.tries[domain]))
+                    outcome.tries[arm] = Counter()
+                    tasks[arm] = [
+                        asyncio.ensure_future(_try(place, first, row, stations[arm], outcome.tries[arm]))
                         for (place, first), row in zip(wanted.items(), rows, strict=True)
                     ]
                 every = [task for listed in tasks.values() for task in listed]
                 for task in every:
                     task.add_done_callback(lambda _: advance(1))
                 write_samples(work, number, turn, await asyncio.gather(*every))
-                for domain, listed in tasks.items():
+                for arm, listed in tasks.items():
                     results = [task.result() for task in listed]
-                    outcome.given_up[domain] = {
+                    outcome.given_up[arm] = {
                         result["row"]: result["reason"] for result in results if result["reason"] is not None
                     }
                 return outcome
@@ -167,40 +179,43 @@ def write_samples(work: Path, shard: int, turn: int, results: Sequence[Mapping[s
 
 
 def drop_twins(
-    work: Path, turn: int, domains: Sequence[str], shards: Sequence[int]
+    work: Path, turn: int, arms: Sequence[str], shards: Sequence[int]
 ) -> dict[tuple[int, str], dict[int, int]]:
-    """Find the prefills of a round that are near-duplicates of another row's, and give them that reason.
+    """Find the prefills of a round that are near-duplicates of another row's of their arm, and give them that reason.
 
-    A prefill of an earlier round stays. Returns, by shard and domain, the rows and the attempts that gave them; called
+    A prefill of an earlier round stays. Returns, by shard and arm, the rows and the attempts that gave them; called
     again, whatever became of the first call, the same.
     """
     found: dict[tuple[int, str], dict[int, int]] = {}
-    for domain in domains:
+    for arm in arms:
         texts, ids, places = [], [], []
         for shard in _shards(work):
-            names = read_table(work / f"clean/{shard}.arrow").select(["id", "domain"])
+            names = read_table(work / f"clean/{shard}.arrow")["id"]
             accepted: dict[int, tuple[int, str, int]] = {}
             for number, table in rounds_of(work, shard):
-                for row in table.select(["row", "prefill", "sampling", "reason"]).to_pylist():
+                of_arm = table.filter(pc.equal(table["arm"], arm)).select(["row", "prefill", "sampling", "reason"])
+                for row in of_arm.to_pylist():
                     accepted.pop(row["row"], None)
                     if row["reason"] is None:
                         accepted[row["row"]] = number, row["prefill"], row["sampling"]["attempt"]
-                    elif row["reason"] == TWIN and number == turn and names["domain"][row["row"]].as_py() == domain:
-                        found.setdefault((shard, domain), {})[row["row"]] = row["sampling"]["attempt"]
+                    elif row["reason"] == TWIN and number == turn:
+                        found.setdefault((shard, arm), {})[row["row"]] = row["sampling"]["attempt"]
             for row, (number, text, attempt) in accepted.items():
-                if names["domain"][row].as_py() == domain:
-                    texts.append(text)
-                    ids.append(names["id"][row].as_py())
-                    places.append((number, shard, row, attempt))
+                texts.append(text)
+                ids.append(names[row].as_py())
+                places.append((number, shard, row, attempt))
         earlier = [number < turn for number, *_ in places]
         for place in find_twins(texts, ids, keep=earlier):
             _, shard, row, attempt = places[place]
-            found.setdefault((shard, domain), {})[row] = attempt
+            found.setdefault((shard, arm), {})[row] = attempt
     for shard in shards:
-        gone = {row for (of, _), rows in found.items() if of == shard for row in rows}
+        gone = {(arm, row) for (of, arm), rows in found.items() if of == shard for row in rows}
         if gone:
             path = work / f"samples/{shard}-{turn}.arrow"
-            rows = [row | {"reason": TWIN} if row["row"] in gone else row for row in read_table(path).to_pylist()]
+            rows = [
+                row | {"reason": TWIN} if (row["arm"], row["row"]) in gone else row
+                for row in read_table(path).to_pylist()
+            ]
             write_table(path.with_suffix(".new"), pa.Table.from_pylist(rows, schema=SAMPLES))
             path.with_suffix(".new").replace(path)
     return found
@@ -220,9 +235,10 @@ async def _try(
         try:
             thought = await station.sampler.sample(request)
         except Refused:
-            result = {"row": place} | dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
+            result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
         else:
-            result = {"row": place} | await _judged(thought, request, station)
+            result = await _judged(thought, request, station)
+        result |= {"row": place, "arm": station.arm}
         tries[attempt, result["reason"] or ACCEPTED] += 1
         if result["reason"] in (None, REFUSED):
             break
@@ -241,9 +257,9 @@ async def _judged(thought: Thought, request: PrefillRequest, station: _Station) 
         language=sampler.engine != "template",
     )
     verdict = None
-    if reason is None:
+    if reason is None and station.judge is not None and request.stance is not None:
         verdict = await station.judge.judge(Exchange(request.prompt, prefix.text))
-        reason = reject_stance(station.domain, verdict)
+        reason = reject_stance(request.stance, verdict)
     return {
         "prefill": prefix.text,
         "sampling": {

@@ -20,7 +20,8 @@ from pipeline.schema import MIXTURE, REJECTED
 
 MEASURED = """
 import resource, sys, time
-from pipeline.publish.diff import compare, open_version
+from pipeline.publish.diff import compare
+from pipeline.publish.opening import open_version
 began = time.perf_counter()
 rows = compare(open_version(sys.argv[1]), open_version(sys.argv[2])).rows
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

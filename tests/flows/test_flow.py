@@ -69,7 +69,7 @@ def test_the_runs_end_as_built_unchanged_and_failed(seen: tuple[Path, dict[str, 
     assert built == ["COMPLETED", f"built 240 rows into {folder / 'out'}"]
     assert unchanged == ["COMPLETED", "unchanged"]
     assert failed[0] == "FAILED"
-    assert "mixture.harmful.rows asks for 5,000" in failed[1]
+    assert failed[1].startswith("The quotas can't be met:\n  mixture.harmful.rows asks for 5,000")
 
 
 def test_the_artifacts_are_the_funnel_the_card_and_the_report(seen: tuple[Path, dict[str, object]]) -> None:

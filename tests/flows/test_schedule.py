@@ -21,10 +21,17 @@ import pytest
 
 from flows.schedule import coming, parameters
 from pipeline.errors import InputError
+from tests.servers.endpoint import Endpoint, endpoint
+from tests.servers.hub import Hub, hub
+from tests.test_verify import SAMPLED
 
 ROOT = Path(__file__).parents[2]
 QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_LEVEL": "ERROR"}
 COMMAND = [sys.executable, "-m", "pipeline.cli", "schedule"]
+
+WEEKLY = ["demo", "--cron", "0 3 * * 1"]
+PUBLISHED = [*WEEKLY, "--publish", "--set"]
+SAFECHAIN = "sources.benign=[{dataset: UWNSL/SafeChain, split: train}]"
 
 # --- what is checked first
 
@@ -40,10 +47,18 @@ COMMAND = [sys.executable, "-m", "pipeline.cli", "schedule"]
         (["dmo", "--cron", "0 3 * * 1"], "did you mean demo?"),
         (["demo", "--cron", "0 3 * * 1", "--set", "mixture.harmful.row=1"], "unknown key"),
         (["demo", "--cron", "0 3 * * 1"], "A schedule needs a Prefect server"),
+        ([*WEEKLY, "--allow-restricted"], "add --publish, or leave them out"),
+        ([*WEEKLY, "--publish"], "does not say where to publish. Set publish.to"),
+        ([*PUBLISHED, "publish.to=hub:a"], "hub:a names no repository"),
+        ([*PUBLISHED, "publish.to=hub:a/b@v1"], "Set publish.to to hub:owner/name alone"),
+        ([*PUBLISHED, "publish.to=hub:a/b"], "Publishing to hub:a/b needs a token that can write: set HF_TOKEN"),
+        ([*PUBLISHED, "publish.to=there", "--public-harmful"], "are for the Hub, not for there"),
+        ([*PUBLISHED, "publish.to=hub:a/b", "--set", "publish.private=false"], "say so with --public-harmful"),
+        ([*PUBLISHED, "publish.to=hub:a/b", "--set", SAFECHAIN], "UWNSL/SafeChain: no redistribution is allowed"),
     ],
 )
 def test_a_mistake_is_told_and_nothing_is_started(tmp_path: Path, options: list[str], says: str) -> None:
-    home = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": ""}
+    home = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": "", "HF_HOME": str(tmp_path), "HF_TOKEN": ""}
     done = subprocess.run(
         [*COMMAND, *options], env=os.environ | QUIET | home, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -164,11 +179,35 @@ async def main():
         limits = [[d.global_concurrency_limit.limit, d.concurrency_options.collision_strategy] for d in both]
     print(json.dumps({"runs": runs, "artifacts": artifacts, "schedules": schedules, "limits": limits}))
 
+async def once(name, *overrides):
+    async with get_client() as client:
+        served = await deployment(client, name)
+        given = {"parameters": {"overrides": list(overrides)}} if overrides else {}
+        run = await client.create_flow_run_from_deployment(served.id, **given)
+        (state,) = await ended(client, run)
+        tasks = [task for task in await client.read_task_runs() if task.flow_run_id == run.id]
+        artifacts = [found for found in await client.read_artifacts() if found.flow_run_id == run.id]
+    print(json.dumps({
+        "state": state,
+        "tasks": {task.name: [task.state.type.value, task.state.message, task.run_count]
+                  for task in tasks},
+        "artifacts": {artifact.key: artifact.data for artifact in artifacts},
+    }))
+
+async def logs(*wanted):
+    async with get_client() as client:
+        for _ in range(100):
+            told = [log.message for log in await client.read_logs(limit=200)]
+            if all(any(part in message for message in told) for part in wanted):
+                break
+            await asyncio.sleep(0.2)
+    print(json.dumps(told))
+
 async def paused():
     async with get_client() as client:
         print(json.dumps((await deployment(client, "demo")).paused))
 
-asyncio.run(globals()[sys.argv[1]]())
+asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))
 """
 
 
@@ -200,36 +239,48 @@ def healthy(url: str) -> bool:
         return False
 
 
-def test_a_served_build_runs_and_leaves_what_changed(tmp_path: Path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": url, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
-    env = os.environ | QUIET | own
-    prefect = [sys.executable, "-m", "prefect"]
+class Prefect:
+    """A server of Prefect, what a client of it needs, and a way to ask it."""
 
-    def asked(what: str) -> Any:
-        command = [sys.executable, "-c", SCRIPT, what]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    def __init__(self, home: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        own = {"PREFECT_HOME": str(home), "PREFECT_API_URL": self.url, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+        self.env = os.environ | QUIET | own
+
+    def asked(self, *what: str) -> Any:
+        command = [sys.executable, "-c", SCRIPT, *what]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    server = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    served = [*COMMAND, "demo", "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin", "--out", "out"]
-    with running(server, tmp_path / "server.log", env=env):
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    home = tmp_path_factory.mktemp("prefect")
+    found, log = Prefect(home), home / "server.log"
+    command = ["server", "start", "--host", "127.0.0.1", "--port", str(found.port), "--no-ui"]
+    with running([sys.executable, "-m", "prefect", *command], log, env=found.env):
         deadline = time.monotonic() + 120
-        while not healthy(url):
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+        while not healthy(found.url):
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        for arguments in (
-            ["work-pool", "create", "recap-data", "--type", "process"],
-            ["--no-prompt", "deploy", "--name", "demo-weekly"],
-        ):
-            subprocess.run([*prefect, *arguments], env=env, cwd=ROOT, check=True, capture_output=True, timeout=120)
-        with running(served, tmp_path / "served.log", env=env, cwd=tmp_path) as process:
-            told = asked("main")
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0, (tmp_path / "served.log").read_text()
-        assert asked("paused")
+        yield found
+
+
+def test_a_served_build_runs_and_leaves_what_changed(prefect: Prefect, tmp_path: Path) -> None:
+    for arguments in (
+        ["work-pool", "create", "recap-data", "--type", "process"],
+        ["--no-prompt", "deploy", "--name", "demo-weekly"],
+    ):
+        command = [sys.executable, "-m", "prefect", *arguments]
+        subprocess.run(command, env=prefect.env, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    served = [*COMMAND, "demo", "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin", "--out", "out"]
+    with running(served, tmp_path / "served.log", env=prefect.env, cwd=tmp_path) as process:
+        told = prefect.asked("main")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, (tmp_path / "served.log").read_text()
+    assert prefect.asked("paused")
 
     together, changed, unchanged, failed = told["runs"]
     out = tmp_path / "out"
@@ -240,10 +291,10 @@ def test_a_served_build_runs_and_leaves_what_changed(tmp_path: Path) -> None:
     assert changed == [["COMPLETED", f"built 230 rows into {out}"]]
     assert unchanged == [["COMPLETED", "unchanged"]]
     assert failed[0][0] == "FAILED"
-    assert "mixture.harmful.rows asks for 5,000" in failed[0][1]
+    assert failed[0][1].startswith("The quotas can't be met:\n  mixture.harmful.rows asks for 5,000")
     assert "rows: 240 -> 230 (0 added, 10 removed" in told["artifacts"]["demo-diff"].lower()
     assert {"demo-funnel", "demo-card", "demo-report"} <= told["artifacts"].keys()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "prefect", "served.log", "server.log"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "served.log"]
 
     (here,), (pooled,) = told["schedules"]["demo"], told["schedules"]["demo-weekly"]
     assert (here["active"], here["schedule"]["cron"], here["schedule"]["timezone"]) == (
@@ -253,3 +304,69 @@ def test_a_served_build_runs_and_leaves_what_changed(tmp_path: Path) -> None:
     )
     assert not pooled["active"]
     assert told["limits"] == [[1, "CANCEL_NEW"]] * 2
+
+
+# --- publishing
+
+
+@pytest.fixture
+def model() -> Iterator[Endpoint]:
+    with endpoint(latency=0.002) as server:
+        yield server
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    with hub() as server:
+        yield server
+
+
+def test_a_served_build_is_published_once(prefect: Prefect, model: Endpoint, server: Hub, tmp_path: Path) -> None:
+    repo, place = "my-org/sampled", "hub:my-org/sampled"
+    recipe = SAMPLED.replace("URL", model.base_url) + f"publish: {{to: '{place}'}}\n"
+    (tmp_path / "sampled.yaml").write_text(recipe)
+    served = [*COMMAND, "sampled.yaml", "--cron", "0 3 * * 1", "--publish"]
+    log, env = tmp_path / "served.log", prefect.env | server.environment(tmp_path / "hf")
+    env["PREFECT_LOGGING_LEVEL"] = "INFO"
+
+    with running(served, log, env=env, cwd=tmp_path):
+        first = prefect.asked("once", "sampled")
+        assert first["state"] == [
+            "COMPLETED",
+            f"built 12 rows into {tmp_path / 'out/sampled'}, published v1.0.0 at {place}",
+        ]
+        assert list(server.tags(repo)) == ["v1.0.0"]
+        link = f"[v1.0.0]({server.endpoint}/datasets/{repo}/tree/v1.0.0)"
+        assert first["artifacts"]["sampled-version"] == link
+        assert "sampled-diff" not in first["artifacts"]
+
+        asked, commits = len(model.log()), server.commits(repo)
+        assert asked
+        server.clear()
+        again = prefect.asked("once", "sampled")
+        assert again["state"] == ["COMPLETED", "unchanged"]
+        assert len(model.log()) == asked
+        assert server.commits(repo) == commits
+        assert [record for record in server.log() if record.effect] == []
+        assert server.uploaded_bytes() == 0
+        assert again["artifacts"]["sampled-version"] == link
+
+        changed = prefect.asked("once", "sampled", "mixture.harmful.rows=10")
+        assert changed["state"][1].endswith(f"published v1.1.0 at {place}")
+        assert changed["artifacts"]["sampled-diff"].startswith(f"# {place}@v1.0.0 → {place}@v1.1.0")
+        assert "Rows: 12 -> 10 (0 added, 2 removed" in changed["artifacts"]["sampled-diff"]
+
+        refused = prefect.asked("once", "sampled", "publish.to=hub:stranger/sampled")
+        assert refused["state"][0] == "FAILED"
+        assert refused["state"][1].startswith("The Hub refuses stranger/sampled to this token (HTTP 403)")
+        assert refused["tasks"]["publish"] == [*refused["state"], 1]
+
+        nowhere = prefect.asked("once", "sampled", "publish.to=null")
+        assert nowhere["state"][1].startswith("The recipe does not say where to publish.")
+        assert nowhere["tasks"] == {}
+        messages = [message[:40] for _, message in (refused["state"], nowhere["state"])]
+        told = prefect.asked("logs", *messages)
+    assert all(any(message in line for line in told) for message in messages)
+    assert not any("Traceback" in line for line in told)
+    assert Hub.token not in log.read_text() + "".join(told)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ledger.sqlite", "sampled"]

@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from pipeline.filters import reject_stance
 from pipeline.judges import COUNTER_ALIGNED, Exchange, Stance, Verdict
 from pipeline.judges.guard import FAMILIES, GuardJudge
-from pipeline.judges.opening import open_judges
+from pipeline.judges.opening import Judged, open_judges
 from pipeline.ledger import Ledger
 from pipeline.recipe import GuardConfig
 from pipeline.thinking import read_output
@@ -218,7 +218,7 @@ def test_an_answer_that_cannot_be_read_is_never_a_pass(
     assert 0 < hems < len(verdicts)
     for verdict in unreadable:
         assert verdict.score is None
-        assert all(reject_stance(domain, verdict) for domain in COUNTER_ALIGNED)
+        assert all(reject_stance(stance, verdict) for stance in COUNTER_ALIGNED.values())
 
 
 @pytest.mark.parametrize(("family", "model"), MODELS)
@@ -307,13 +307,14 @@ def test_judges_are_opened_and_checked_as_a_build_does(server: Endpoint, tmp_pat
 
     async def run() -> list[Verdict]:
         async with opened(tmp_path / "ledger", Budget()) as clients:
-            judges = open_judges({"harmful": harmful, "benign": benign}, clients)
+            wanted = {"harmful": Judged("harmful", harmful, "complies"), "benign": Judged("benign", benign, "refuses")}
+            judges = open_judges(wanted, clients)
             assert len(clients.checks) == 2
             return [await judges["harmful"].judge(COMPLYING[0]), await judges["benign"].judge(REFUSING[0])]
 
     verdicts = asyncio.run(run())
     assert [
-        reject_stance(domain, verdict) for domain, verdict in zip(("harmful", "benign"), verdicts, strict=True)
+        reject_stance(stance, verdict) for stance, verdict in zip(("complies", "refuses"), verdicts, strict=True)
     ] == [None, None]
 
 

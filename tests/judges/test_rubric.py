@@ -20,7 +20,7 @@ from pipeline.engine import Budget, EngineError
 from pipeline.errors import InputError
 from pipeline.filters import reject_stance
 from pipeline.judges import COUNTER_ALIGNED, Exchange, Verdict
-from pipeline.judges.opening import open_judges
+from pipeline.judges.opening import Judged, open_judges
 from pipeline.judges.rubric import RubricJudge, read
 from pipeline.recipe import RubricConfig
 from tests.servers.endpoint import VOICES, Endpoint, endpoint
@@ -149,7 +149,7 @@ def test_an_answer_that_cannot_be_read_is_never_a_pass(server: Endpoint, tmp_pat
     assert 0 < len(unreadable) < len(verdicts)
     for verdict in unreadable:
         assert verdict.score is None
-        assert all(reject_stance(domain, verdict) for domain in COUNTER_ALIGNED)
+        assert all(reject_stance(stance, verdict) for stance in COUNTER_ALIGNED.values())
 
 
 def test_errors_are_retried_refusals_are_unreadable_and_a_refused_key_is_an_error(
@@ -198,12 +198,13 @@ def test_a_server_without_response_format_may_still_do(server: Endpoint, tmp_pat
 def test_judges_are_opened_and_checked_as_a_build_does(server: Endpoint, tmp_path: Path) -> None:
     async def run() -> Verdict:
         async with opened(tmp_path / "ledger", Budget()) as clients:
-            judges = open_judges({"harmful": config(server.base_url), "benign": config(server.base_url)}, clients)
+            wanted = {d: Judged(d, config(server.base_url), stance) for d, stance in COUNTER_ALIGNED.items()}
+            judges = open_judges(wanted, clients)
             assert judges["harmful"] is judges["benign"]
             assert len(clients.checks) == 1
             return await judges["benign"].judge(REFUSING[0])
 
-    assert reject_stance("benign", asyncio.run(run())) is None
+    assert reject_stance("refuses", asyncio.run(run())) is None
 
 
 # Templates

@@ -17,7 +17,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.publish import diff, folder
-from pipeline.publish.diff import NOT_PULLED, Change, compare, open_version, to_markdown, to_text
+from pipeline.publish.diff import NOT_PULLED, Change, compare, to_markdown, to_text
+from pipeline.publish.opening import open_version
 from pipeline.publish.parquet import ShardedWriter
 from pipeline.schema import MIXTURE, REJECTED
 
@@ -212,7 +213,7 @@ def test_what_is_no_version_is_refused(tmp_path: Path) -> None:
     for reference, says in (
         (str(tmp_path / "none"), "There is no folder"),
         (str(tmp_path), "no finished build"),
-        ("hub:a/b@v1", "can't be compared yet"),
+        ("hub:a@v1", "names no repository"),
     ):
         with pytest.raises(InputError, match=says):
             open_version(reference)
@@ -225,7 +226,7 @@ def test_what_is_no_version_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_sorted_or_not_parquet_is_told(tmp_path: Path) -> None:
     place = write(tmp_path / "build", [row("a"), row("b")])
     version = open_version(str(place))
-    (file,) = version.mixture
+    (file,) = version.configs["mixture"]
     table = pq.read_table(file)
     pq.write_table(table.take(pa.array([1, 0])), file)
     with pytest.raises(InputError, match="not sorted by id"):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from flows.recipes import find
 from pipeline.publish.folder import MANIFEST, file_hash
 from pipeline.publish.hub import _bare
 from pipeline.publish.parquet import ShardedWriter
@@ -281,6 +282,75 @@ def test_hand_edits_of_the_card_survive(server: Hub, publisher: Client, old: Pat
     assert "v1.0.0" not in body
     assert yaml.safe_load(front)["extra_gated_prompt"] == "Say who you are."
     assert "mine" in yaml.safe_load(front)["tags"]
+
+
+def with_variants(place: Path, *shares: str) -> Path:
+    """The demo with a config for each share."""
+    recipe = find("demo").read_text() + "variants:\n"
+    recipe += "".join(
+        f"  share-{share}: {{harmful: {{share: 0.{share}}}, benign: {{share: 0.{share}}}}}\n" for share in shares
+    )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path = place.parent / "demo.yaml"
+    path.write_text(recipe)
+    subprocess.run([*COMMAND, "build", str(path), "--out", str(place)], check=True, capture_output=True)
+    return place
+
+
+def test_all_configs_are_one_commit_and_one_that_goes_is_a_major_version(
+    server: Hub, publisher: Client, old: Path, tmp_path: Path
+) -> None:
+    one, two = (with_variants(tmp_path / name / "demo", *shares) for name, shares in (("1", "2"), ("2", "26")))
+    told = [publisher.publish(build)["version"] for build in (old, one, two, one)]
+    assert told == ["v1.0.0", "v1.1.0", "v1.2.0", "v2.0.0"]
+    check_versions(server, *told)
+    configs = [card_configs(server, commit) for commit in server.commits(REPO)[:4]]
+    assert configs == [
+        {"mixture", "rejected", *more} for more in (["share-2"], ["share-2", "share-6"], ["share-2"], [])
+    ]
+    assert not any(name.startswith("share-6") for name in server.tree(REPO))
+
+
+def card_configs(server: Hub, commit: Commit) -> set[str]:
+    card = server.read(REPO, "README.md", commit.oid).decode()
+    return {config["config_name"] for config in yaml.safe_load(card.split("---\n")[1])["configs"]}
+
+
+def test_a_config_that_reads_back_otherwise_is_not_tagged(server: Hub, publisher: Client, tmp_path: Path) -> None:
+    def other(manifest: dict[str, Any]) -> None:
+        manifest["variants"]["share-2"]["content_hash"] = "0" * 64
+
+    build = with_variants(tmp_path / "1" / "demo", "2")
+    told = publisher.publish(changed(build, build, other))
+    assert "loading share-2 back gave 240 rows with content" in told["error"]
+    assert server.tags(REPO) == {}
+
+
+def test_where_files_lay_is_not_published(server: Hub, publisher: Client, old: Path, tmp_path: Path) -> None:
+    def absolute(manifest: dict[str, Any]) -> None:
+        manifest["sources"][0]["path"] = "/home/somebody/secret-project/prompts.jsonl"
+        manifest["recipe"]["sources"]["harmful"][0]["files"] = ["/home/somebody/secret-project/*.jsonl"]
+
+    publisher.publish(changed(old, tmp_path / "copy", absolute))
+    manifest = json.loads(server.read(REPO, MANIFEST))
+    assert manifest["sources"][0]["path"] == "prompts.jsonl"
+    assert manifest["recipe"]["sources"]["harmful"][0]["files"] == ["*.jsonl"]
+    assert "secret-project" not in server.read(REPO, MANIFEST).decode() + server.read(REPO, "README.md").decode()
+
+
+def test_without_dropped_rows_there_is_no_config_for_them(server: Hub, publisher: Client, tmp_path: Path) -> None:
+    (tmp_path / "clean.jsonl").write_text("".join(f'{{"prompt": "Name river number {n}."}}\n' for n in range(4)))
+    (tmp_path / "clean.yaml").write_text(
+        "name: demo\nsources: {benign: [{files: clean.jsonl, prompt: prompt, licence: mit}]}\n"
+        "clean: {dedupe: {near: null}}\nmixture: {benign: {rows: 4}}\n"
+    )
+    place = tmp_path / "out"
+    subprocess.run(
+        [*COMMAND, "build", str(tmp_path / "clean.yaml"), "--out", str(place)], check=True, capture_output=True
+    )
+    assert publisher.publish(place)["version"] == "v1.0.0"
+    assert card_configs(server, server.commits(REPO)[0]) == {"mixture"}
+    assert "rejected`" not in server.read(REPO, "README.md").decode()
 
 
 def test_a_build_with_shortages_says_so_on_its_card(server: Hub, publisher: Client, old: Path, tmp_path: Path) -> None:

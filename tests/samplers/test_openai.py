@@ -77,7 +77,7 @@ def test_what_is_rejected_is_sampled_again_and_given_up_in_the_end(server: Endpo
     server.set(wrong_share=0.5)
     told, _ = build(server, tmp_path, "--set", "mixture.harmful.prefill.attempts=2")
     sampled = {row["domain"]: row for row in told["funnel"] if row["step"] == "sample"}
-    assert sampled["harmful"]["dropped"]["prefill is not counter-aligned"] > 0
+    assert sampled["harmful"]["dropped"]["prefill has the other stance"] > 0
     assert Counter(row["domain"] for row in rows(tmp_path) if row["prefill"]) == {"harmful": 25, "benign": 25}
     attempts = Counter(row["sampling"]["attempt"] for row in rows(tmp_path) if row["prefill"])
     assert attempts[0] > 0

@@ -100,7 +100,7 @@ def test_a_repeated_look_for_twins_finds_the_same(tmp_path: Path) -> None:
     ids = [f"{place:032x}" for place in range(4)]
     write_table(tmp_path / "clean/0.arrow", pa.table({"id": ids, "domain": ["harmful"] * 4}))
     text = VOICES["comply"].think(random.Random(0), 80)
-    rows = [{"row": row, "prefill": text, "sampling": {"attempt": 2}} for row in range(4)]
+    rows = [{"row": row, "arm": "harmful", "prefill": text, "sampling": {"attempt": 2}} for row in range(4)]
     write_table(tmp_path / "samples/0-0.arrow", pa.Table.from_pylist(rows, schema=SAMPLES))
     found = drop_twins(tmp_path, 0, ["harmful"], [0])
     assert [len(rows) for rows in found.values()] == [3]

@@ -245,7 +245,8 @@ class Record:
     """One call in the log, and how it was answered. Times are seconds since the epoch.
 
     ``route`` is the name that a fault matches; ``status`` is None while there is no answer, and where the connection
-    was dropped; ``effect`` says what the call changed: it stands there before the answer is sent.
+    was dropped; ``effect`` says what the call changed: it stands there before the answer is sent; ``sent`` counts the
+    bytes of the answer's body.
     """
 
     number: int
@@ -259,6 +260,7 @@ class Record:
     fault: str | None = None
     when: str | None = None
     effect: str | None = None
+    sent: int = 0
 
 
 How = int | Literal["reset", "hang", "cut", "overtaken"]
@@ -269,7 +271,8 @@ class Fault:
     """What is to happen to some of the next calls.
 
     ``match`` is a number of a call (0 is the next one from now) or a pattern of route names or of "METHOD /path".
-    ``skip`` of those that match are spared first, then ``times`` are struck. ``how`` is a status, or a name: reset (the
+    ``skip`` of those that match are spared first, then ``times`` are struck; those of the user ``spare`` don't count.
+    ``how`` is a status, or a name: reset (the
     connection), hang (no answer until the client gives up), cut (half of the answer, then the connection closes),
     overtaken (the call goes its way, but somebody else commits just before).
     """
@@ -280,6 +283,7 @@ class Fault:
     times: int = 1
     skip: int = 0
     retry_after: float = 1.0
+    spare: str | None = None
     seen: int = 0
 
     def __post_init__(self) -> None:
@@ -299,6 +303,7 @@ class Fault:
         else:
             names = (record.route, f"{record.method} {record.path}")
             hit, first = any(fnmatch.fnmatch(name, self.match) for name in names), self.skip
+        hit = hit and (self.spare is None or record.user != self.spare)
         self.seen += hit
         return hit and first < self.seen <= first + self.times
 
@@ -318,6 +323,12 @@ class Fault:
             case _:
                 text = "Internal Error - We're working hard to fix this as soon as possible!"
         return Problem(int(self.how), text).answer()
+
+
+def body_length(request: web.BaseRequest, response: web.StreamResponse) -> int:
+    """The bytes of an answer's body: none of one to HEAD."""
+    body = response.body if isinstance(response, web.Response) and request.method != "HEAD" else None
+    return len(body) if isinstance(body, bytes) else 0
 
 
 def drop(request: web.BaseRequest) -> web.Response:
@@ -858,7 +869,7 @@ class Server:
                 if fault and fault.when == "after" and fault.how != "overtaken":
                     response = await self.strike(fault, request)
             if request.transport is not None and not request.transport.is_closing():
-                record.status = response.status
+                record.status, record.sent = response.status, body_length(request, response)
         except ConnectionError:
             return web.Response()
         finally:
@@ -1174,6 +1185,7 @@ class Hub:
         times: int = 1,
         skip: int = 0,
         retry_after: float = 1.0,
+        spare: str | None = None,
     ) -> None:
         """Let calls fail, before they take effect or after they took it.
 
@@ -1187,9 +1199,10 @@ class Hub:
             times: How many of the calls that match.
             skip: How many of them are spared first.
             retry_after: Seconds, for 429.
+            spare: A user whose calls are neither struck nor counted; nobody can tell whose the calls to the storage are.
         """
         told = {"match": match, "how": how, "when": when, "times": times, "skip": skip, "retry_after": retry_after}
-        self._admin("fail", **told)
+        self._admin("fail", spare=spare, **told)
 
     def heal(self) -> None:
         """Forget the faults that are still to come."""

@@ -358,6 +358,8 @@ def test_parts_of_a_file_are_read(server: Hub, api: HfApi) -> None:
     url = f"{server.endpoint}/datasets/{REPO}/resolve/main/README.md"
     asked = {"Authorization": f"Bearer {server.token}", "Range": "bytes=999999-"}
     assert httpx.get(url, headers=asked).status_code == 416
+    assert httpx.get(url, headers=asked | {"Range": "bytes=0-3"}).status_code == 206
+    assert server.log()[-1].sent == 4
     asked["Range"] = "bytes=-8"
     assert httpx.get(url, headers=asked).content == CARD.encode()[-8:]
 
