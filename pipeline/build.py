@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
     ``funnel`` has the steps up to ``choose``, which cost nothing and were really taken; ``prefills`` is by arm, which
     is the domain where there is but one: ``domain``, ``sampler``, ``engine``, ``rows``, ``words`` (at most),
-    ``attempts``; ``configs`` are the names of all configs; ``estimates`` says what models will be asked;
+    ``stance``, ``attempts``; ``configs`` are the names of all configs; ``estimates`` says what models will be asked;
     ``shortages`` says which quotas can't be met; ``notes`` is what a user of the known datasets among the sources
     should know.
     """
@@ -181,6 +181,7 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
                 "engine": recipe.samplers[prefill.sampler].engine,
                 "rows": len(choice.domains[domain].prefilled(name)),
                 "words": prefill.words,
+                "stance": prefill.stance,
                 "attempts": prefill.attempts,
             }
             for name, (_, domain, prefill) in choice.arms.items()

@@ -328,3 +328,13 @@ def test_the_template_writes_no_mathematics(tmp_path: Path) -> None:
     done = run(tmp_path, recipe + "attack: {kind: prefill}\n", command="plan")
     assert done.returncode == 2
     assert "the engine template writes no mathematics" in done.stderr
+
+
+def test_the_report_lists_the_configs(grid: Path, tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "pipeline.cli", "report", str(grid), "--out", str(tmp_path / "report.html")]
+    subprocess.run(asked, check=True, capture_output=True)
+    page = (tmp_path / "report.html").read_text()
+    table = page.partition('id="configs-table"')[2].partition("</table>")[0]
+    for name, entry in manifest(grid)["variants"].items():
+        (row,) = [part for part in table.split("<tr>") if f">{name}</td>" in part]
+        assert f'class="num">{entry["prefilled"]["harmful"]}</td>' in row

@@ -57,13 +57,23 @@ class Step(BaseModel):
 
 
 class Attempt(BaseModel):
-    """What became of one attempt at the prefills of a domain; ``attempt`` counts from 0."""
+    """What became of one attempt at the prefills of an arm; ``attempt`` counts from 0."""
 
     domain: str
+    sampler: str | None = None
+    words: int | None = None
+    stance: str = "counter-aligned"
     attempt: int = Field(ge=0)
     tried: int = Field(ge=0)
     accepted: int = Field(ge=0)
     rejected: dict[str, int] = {}
+
+
+class Variant(BaseModel):
+    """A further config on the same rows: how many of them carry a prefill, by domain."""
+
+    content_hash: str
+    prefilled: dict[str, int]
 
 
 class Manifest(BaseModel):
@@ -81,6 +91,8 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     funnel: list[Step]
     attempts: list[Attempt] = []
+    prefilled: dict[str, int] = {}
+    variants: dict[str, Variant] = {}
     shortages: list[str]
 
 
