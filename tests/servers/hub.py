@@ -1199,7 +1199,7 @@ class Hub:
             times: How many of the calls that match.
             skip: How many of them are spared first.
             retry_after: Seconds, for 429.
-            spare: A user whose calls are neither struck nor counted; nobody can tell whose the calls to the storage are.
+            spare: A user whose calls are neither struck nor counted; those to the storage are nobody's.
         """
         told = {"match": match, "how": how, "when": when, "times": times, "skip": skip, "retry_after": retry_after}
         self._admin("fail", spare=spare, **told)
