@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from pipeline.errors import SourceError
 
 
 def cached_commit(name: str, revision: str | None) -> str:
@@ -13,10 +10,12 @@ def cached_commit(name: str, revision: str | None) -> str:
 
     Raises:
         RevisionResolutionError: it never was.
-        SourceError: the installed huggingface_hub is too old.
     """
-    found = _client().resolve_revision(name, repo_type="dataset", revision=revision, local_files_only=True)
-    return str(found.resolved)
+    import huggingface_hub
+
+    return str(
+        huggingface_hub.resolve_revision(name, repo_type="dataset", revision=revision, local_files_only=True).resolved
+    )
 
 
 def cached_folder(name: str, commit: str) -> Path:
@@ -29,32 +28,20 @@ def cached_folder(name: str, commit: str) -> Path:
         LocalEntryNotFoundError: nothing of it is there, or files are missing.
         CachedRepoTreeNotFoundError: nothing tells which files there should be.
     """
-    client = _client()
-    folder = client.snapshot_download(name, repo_type="dataset", revision=commit, local_files_only=True)
-    client.get_cached_repo_tree(name, repo_type="dataset", revision=commit)
+    import huggingface_hub
+
+    folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=commit, local_files_only=True)
+    huggingface_hub.get_cached_repo_tree(name, repo_type="dataset", revision=commit)
     return Path(folder)
 
 
 def complete_commit(name: str, revision: str | None) -> str | None:
     """The commit that could be read from the cache, None where that is none."""
-    try:
-        from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, RevisionResolutionError
-    except ImportError:
-        return None
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, RevisionResolutionError
+
     try:
         commit = cached_commit(name, revision)
         cached_folder(name, commit)
     except (LocalEntryNotFoundError, CachedRepoTreeNotFoundError, RevisionResolutionError):
         return None
     return commit
-
-
-def _client() -> Any:
-    import huggingface_hub
-
-    if not hasattr(huggingface_hub, "get_cached_repo_tree"):
-        raise SourceError(
-            f"huggingface_hub {huggingface_hub.__version__} can't tell whether a dataset in the local cache is whole. "
-            "Update it, or give a local copy with files:."
-        )
-    return huggingface_hub
