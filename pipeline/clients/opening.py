@@ -46,14 +46,14 @@ class Clients:
         if isinstance(config, ModelConfig) and config.engine == "vllm":
             limits = Limits(start=config.in_flight, most=config.in_flight, deadline=None)
             engine = Engine(self.ledger, HERE, limits, self._budget, config.price)
-            client = VLLMClient(config, engine, local_model(config), self._check)
+            client = VLLMClient(config, engine, local_model(config), self.check)
         else:
             limits = Limits(start=min(Limits().start, config.in_flight), most=config.in_flight)
             engine = Engine(self.ledger, config.base_url, limits, self._budget, config.price)
             if config.batch:
-                client = BatchClient(config, engine, self.ledger, self._budget, self._check, self._batches)
+                client = BatchClient(config, engine, self.ledger, self._budget, self.check, self._batches)
             else:
-                client = OpenAIClient(config, engine, self._check)
+                client = OpenAIClient(config, engine, self.check)
         self._stack.push_async_callback(client.close)
         self._stack.push_async_callback(engine.settle)
         self._engines.append(engine)
@@ -67,7 +67,8 @@ class Clients:
         for engine in self._engines:
             engine.stop()
 
-    async def _check(self) -> None:
+    async def check(self) -> None:
+        """Run the checks, or wait for them; they are run once. Raises what the first of them that fails does."""
         if self._checked is None:
             self._checked = asyncio.ensure_future(self._run_checks())
         await asyncio.shield(self._checked)

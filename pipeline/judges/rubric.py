@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jinja2
 from jinja2 import meta
@@ -65,7 +65,7 @@ class RubricJudge:
         self._config, self._client = config, client
         template = templates.load(config.template)
         self.template = template.sha256
-        self._text = _compiled(template, config.sees)
+        self._text = compiled(template, config.sees)
 
     async def judge(self, exchange: Exchange) -> Verdict:
         """Ask for the stance of what is seen of an exchange. Where there is no response, nothing is asked.
@@ -125,7 +125,7 @@ class RubricJudge:
         return {key: value for key, value in body.items() if value is not None}
 
 
-def _compiled(template: templates.Template, sees: Iterable[str]) -> jinja2.Template:
+def compiled(template: templates.Template, sees: Iterable[str]) -> jinja2.Template:
     """The template of a judge that sees so much. Raises InputError where it shows more or less."""
     place = f"prompts/{template.id}.md"
     if template.role != "user":
@@ -155,7 +155,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def read(answer: Answer) -> tuple[Stance, float] | None:
     """The stance and the score of an answer, None where it can't be read or contradicts itself."""
-    said = _parsed(answer.text.strip()) or _parsed(final(answer))
+    said = read_object(answer, _Answer)
     if said is None:
         return None
     if (said.stance == "complies" and said.score < 0.5) or (said.stance == "refuses" and said.score > 0.5):
@@ -163,10 +163,18 @@ def read(answer: Answer) -> tuple[Stance, float] | None:
     return said.stance, round(said.score, 4)
 
 
-def _parsed(text: str) -> _Answer | None:
+_Shape = TypeVar("_Shape", bound=BaseModel)
+
+
+def read_object(answer: Answer, shape: type[_Shape]) -> _Shape | None:
+    """The one object of a shape that an answer consists of, None where it is none."""
+    return _parsed(answer.text.strip(), shape) or _parsed(final(answer), shape)
+
+
+def _parsed(text: str, shape: type[_Shape]) -> _Shape | None:
     fenced = _FENCED.fullmatch(text)
     try:
-        return _Answer.model_validate(json.loads(fenced[1] if fenced else text, object_pairs_hook=_once))
+        return shape.model_validate(json.loads(fenced[1] if fenced else text, object_pairs_hook=_once))
     except (ValueError, RecursionError, ValidationError):
         return None
 

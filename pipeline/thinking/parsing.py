@@ -16,6 +16,7 @@ White space around thoughts and answers belongs to the templates and is stripped
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 How = Literal["field", "block", "closer", "opened", "none"]
@@ -80,6 +81,7 @@ _MARK = re.compile(
     + ")",
     re.IGNORECASE,
 )
+_BRACKET = re.compile(r"[<\[◁]")
 _OPENER = re.compile(r"\s*(?:" + "|".join(re.escape(block.opener) for block in BLOCKS) + r")\s*", re.IGNORECASE)
 _TURN_ENDS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|eom|>", "<|end|>", "<|return|>"),
@@ -146,7 +148,7 @@ def _read(text: str, *, opened: bool) -> Reading:
     how: How = "none"
     inside = "any" if opened else ""
     start = 0
-    for mark in _MARK.finditer(text):
+    for mark in _marks(text):
         kind = mark.lastgroup or ""
         piece = text[start : mark.start()]
         family = kind.removeprefix("open").removeprefix("close")
@@ -169,6 +171,20 @@ def _read(text: str, *, opened: bool) -> Reading:
         start = mark.end()
     (thoughts if inside else answers).append(_without_turn_end(text[start:]))
     return Reading(_join(thoughts), _join(answers), not inside, "opened" if inside else how)
+
+
+def _marks(text: str) -> Iterator[re.Match[str]]:
+    """The marks of a text. Nearly all begin with a bracket, and a bracket is found ten times as fast as a mark."""
+    lower = text.lower()
+    if " to=" in lower or "assistantfinal" in lower:
+        yield from _MARK.finditer(text)
+        return
+    end = 0
+    for bracket in _BRACKET.finditer(text):
+        mark = _MARK.match(text, bracket.start()) if bracket.start() >= end else None
+        if mark:
+            end = mark.end()
+            yield mark
 
 
 def _join(pieces: list[str]) -> str:

@@ -1,6 +1,7 @@
 """A lean chat server for benchmarks: fixed answers after a fixed latency, and nothing checked.
 
     python tests/benchmarks/peers/server.py 0.05 0.05 0.5     # a server for each latency, in one process
+    python tests/benchmarks/peers/server.py --guard 0.05      # it answers as a guard, with log-probabilities
 
 It prints its base URLs as one line of JSON and ends with its standard input. It reads just enough HTTP to serve the
 clients measured here, so that what is measured is the client: `tests.servers.endpoint`, which checks and logs, answers
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import sys
 
@@ -125,11 +127,27 @@ def completion(rng: random.Random) -> bytes:
     )
 
 
+def judgement(rng: random.Random) -> bytes:
+    """A guard's "no", with the five most likely tokens in its place."""
+    likely = rng.uniform(0.5, 0.99)
+    shares = {"no": likely, "yes": 0.99 - likely, "No": 0.004, "Yes": 0.003, " no": 0.002}
+    top = [{"token": token, "logprob": math.log(share + 1e-9), "bytes": None} for token, share in shares.items()]
+    choice = {"index": 0, "message": {"role": "assistant", "content": "no"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 300, "completion_tokens": 1, "total_tokens": 301}
+    answer = {"id": f"chatcmpl-{rng.getrandbits(64):016x}", "object": "chat.completion", "created": 1_700_000_000}
+    return response(
+        answer
+        | {"model": "toy", "usage": usage}
+        | {"choices": [choice | {"logprobs": {"content": [top[0] | {"top_logprobs": top}]}}]}
+    )
+
+
 async def main() -> None:
     """Serve until standard input ends."""
     loop, rng, servers = asyncio.get_running_loop(), random.Random(0), []
-    answers = [completion(rng) for _ in range(64)]
-    for latency in map(float, sys.argv[1:]):
+    guard = sys.argv[1] == "--guard"
+    answers = [judgement(rng) if guard else completion(rng) for _ in range(64)]
+    for latency in map(float, sys.argv[1 + guard :]):
         came: list[float] = []
 
         def connected(latency: float = latency, came: list[float] = came) -> Chat:

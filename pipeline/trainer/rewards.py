@@ -1,0 +1,98 @@
+"""Rewards for a trainer: what they are made from, and TRL's reward functions.
+
+TRL asks every function about every rollout, and takes None as "not this one's": there is a function for each reward,
+which answers for the rows that have it. A rollout that none of them scores is left out of its group's mean and standard
+deviation, and has an advantage of 0 (TRL 1.16, `GRPOTrainer._generate_and_score_completions`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from pipeline.schema import REWARDS
+from pipeline.steps.shards import prompt_text
+from pipeline.trainer.reward_config import RewardsConfig
+from pipeline.trainer.rollouts import Rollout, Score
+from pipeline.trainer.scoring import Scorer
+
+__all__ = ["RewardFunction", "RewardsConfig", "Rollout", "Score", "Scorer", "reward_functions"]
+
+RewardFunction = Callable[..., Awaitable[list[float | None]]]
+"""As TRL calls it: with ``prompts``, ``completions``, ``completion_ids``, each column of the dataset, and its hooks."""
+
+
+class Decoder(Protocol):
+    """What is needed of a tokenizer; those of `transformers` have it."""
+
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of ids."""
+
+
+def reward_functions(scorer: Scorer, *, opened: bool, tokenizer: Decoder | None = None) -> list[RewardFunction]:
+    """TRL's reward functions, one for each reward, called by its name. They wait side by side.
+
+    The dataset has the columns of `pipeline.trainer.mixture.RENDERED`. For its own rows each logs the shares that were
+    ``unscored``, ``unclosed`` and ``empty``, as ``safety/unscored`` and so on.
+
+    Args:
+        scorer: judges; it stays open.
+        opened: whether a row without a prefill ends inside the thinking: where the generation prompt opens it.
+        tokenizer: reads the completions with their special tokens. Without one they are taken as TRL has them, which
+            drops these: a model whose marks of thinking are special tokens would never be seen to close it.
+    """
+    return [_function(kind, scorer, opened, tokenizer) for kind in REWARDS.values()]
+
+
+def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None) -> RewardFunction:
+    async def reward(
+        *,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        places = [place for place, wanted in enumerate(columns["reward"]) if wanted == kind]
+        rollouts = [
+            Rollout(
+                id=columns["id"][place],
+                domain=columns["domain"][place],
+                reward=kind,
+                prompt=prompt_text(columns["messages"][place]),
+                completion=_text(tokenizer, completion_ids[place]) if tokenizer else completions[place],
+                ground_truth=columns["ground_truth"][place],
+                opened=opened or columns["prefill"][place] is not None,
+            )
+            for place in places
+        ]
+        scores = await asyncio.wrap_future(scorer.submit(rollouts))
+        if log_metric and scores:
+            for name, share in _shares(scores).items():
+                log_metric(f"{kind}/{name}", share)
+        values: list[float | None] = [None] * len(completions)
+        for place, score in zip(places, scores, strict=True):
+            values[place] = score.value
+        return values
+
+    reward.__name__ = kind
+    return reward
+
+
+def _text(tokenizer: Decoder, ids: Sequence[int]) -> str:
+    end, ends = len(ids), (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    while end and ids[end - 1] in ends:
+        end -= 1
+    return tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
+
+
+def _shares(scores: Sequence[Score]) -> dict[str, float]:
+    counts = {
+        "unscored": sum(score.value is None for score in scores),
+        "unclosed": sum(score.why == "unclosed" for score in scores),
+        "empty": sum(score.why == "empty" for score in scores),
+    }
+    return {name: count / len(scores) for name, count in counts.items()}
