@@ -25,8 +25,8 @@ from pipeline.publish import card, folder
 from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, configs_of
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
-from pipeline.separation import check_prompts, check_samplers
 from pipeline.schema import DOMAINS
+from pipeline.separation import check_prompts, check_samplers
 from pipeline.sources import Located, complete, known, locate
 
 LEDGER = "ledger.sqlite"

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -289,6 +289,53 @@ def publish(
 
 
 @app.command()
+def export(
+    reference: Annotated[
+        str, typer.Argument(metavar="DIR", help="The folder of a finished build, or hub:owner/name@VERSION.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="The policy, whose tokenizer is used: a folder, or a Hub name.")
+    ],
+    trainer: Annotated[str, typer.Option("--format", help="Whose format: verl.")] = "verl",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder; out/<name>-verl unless given.")] = None,
+    config: Annotated[str, typer.Option("--config", help="Which config's rows are exported.")] = "mixture",
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="Leave out rows with longer prompts, prefill included.")
+    ] = 2048,
+    rewards: Annotated[
+        Path | None, typer.Option(help="A YAML file that names the judges; embedded stand-ins unless given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a mixture as another trainer takes it: for verl, a folder with rows, agent loop, rewards and launch script.
+
+    Prefills are put behind the prompt, inside the thinking, and are never trained on. No row is ever cut.
+    """
+    if trainer != "verl":
+        raise InputError(f"There is no format {trainer!r}. Give --format verl; for TRL, see recap-data train.")
+    from pipeline.trainer import verl
+    from pipeline.trainer.mixture import open_mixture
+
+    mixture = open_mixture(reference, config)
+    done = verl.export(
+        mixture,
+        model,
+        out or Path("out") / f"{mixture.manifest['name']}-verl",
+        max_prompt_tokens=max_prompt_tokens,
+        rewards=rewards,
+    )
+    if as_json:
+        _print_json(done._asdict() | {"out": str(done.out)})
+        return
+    print(f"exported: {done.rows:,} rows, {done.prefilled:,} with a prefill", file=sys.stderr)
+    if done.too_long:
+        print(f"left out: {done.too_long:,} with a prompt over {max_prompt_tokens:,} tokens", file=sys.stderr)
+    if done.unrendered:
+        print(f"left out: {done.unrendered:,} that the chat template can't write", file=sys.stderr)
+    print(done.out)
+
+
+@app.command()
 def recipes(as_json: JsonOption = False) -> None:
     """List the named recipes."""
     from flows.recipes import named, summary
@@ -349,6 +396,201 @@ def schedule(
     listed = ", ".join(f"{time:%a %Y-%m-%d %H:%M %z}" for time in times)
     print(f"recap-data build/{name}: {state} {listed}. Ctrl-C ends it and pauses the schedule.", file=sys.stderr)
     serve(name, cron, timezone, called_with, paused=paused)
+
+
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="The model under test.")]
+BaseUrlOption = Annotated[
+    list[str] | None,
+    typer.Option("--base-url", help="Its server, as http://localhost:8000/v1; several share the load."),
+]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="openai (a server, the default) or vllm (here).")]
+TokenizerOption = Annotated[str | None, typer.Option("--tokenizer", help="Its tokenizer; the model's unless given.")]
+TrialFileOption = Annotated[
+    Path | None, typer.Option("--config", help="A YAML file of settings: model, judges, rows, samples, seed.")
+]
+TrialSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: judges.safety.model=my-guard, model.max_tokens=4000."),
+]
+RowsOption = Annotated[
+    int | None, typer.Option("--rows", min=1, help="Rows of each domain, the same for every config.")
+]
+SamplesOption = Annotated[int | None, typer.Option("--samples", min=1, help="How often each row is drawn; once.")]
+TrialLedgerOption = Annotated[
+    Path, typer.Option("--ledger", help="Where answers are kept, so that none is paid twice.")
+]
+MaxRequestsOption = Annotated[int | None, typer.Option(min=1, help="Stop, resumably, after so many requests.")]
+
+
+@app.command("eval")
+def evaluate(
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="The attack set: a folder, a version, or the name of a built recipe.")
+    ] = "recap-attacks",
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    engine: EngineOption = None,
+    tokenizer: TokenizerOption = None,
+    config: TrialFileOption = None,
+    overrides: TrialSetOption = None,
+    rows: RowsOption = None,
+    samples: SamplesOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the result, with each answer's score, here.")
+    ] = None,
+    ledger: TrialLedgerOption = Path("out/ledger.sqlite"),
+    max_requests: MaxRequestsOption = None,
+    max_cost: MaxCostOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Attack a model with an attack set (plain, prefill, hijack, IPR) and judge its final answers.
+
+    The judge must be another than the one that filtered the set. Killed and run again, it goes on.
+    """
+    from pipeline.console import progress
+    from pipeline.trainer.attacks import evaluate as run_attacks
+    from pipeline.trainer.attacks import to_text, write
+    from pipeline.trainer.trial_config import EvalConfig, Flags, load_trial
+    from pipeline.trainer.trials import Limits
+
+    flags = Flags(model, base_url or (), engine, tokenizer, rows, samples)
+    settings = load_trial(EvalConfig, config, flags, overrides or ())
+    with _shown(progress(_console())) as shown:
+        found = run_attacks(attacks, settings, Limits(ledger, max_requests, max_cost), _asking(shown))
+    if out is not None:
+        write(found, out)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print(to_text(found))
+
+
+@app.command()
+def probe(
+    mixture: Annotated[str, typer.Argument(metavar="DIR", help="A build's folder, or hub:owner/name@VERSION.")],
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    engine: EngineOption = None,
+    tokenizer: TokenizerOption = None,
+    config: TrialFileOption = None,
+    overrides: TrialSetOption = None,
+    rows: RowsOption = None,
+    samples: SamplesOption = None,
+    of: Annotated[str, typer.Option("--of", help="Which config's prefills.")] = "mixture",
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Write each row's potency as Parquet, to join by id.")
+    ] = None,
+    ledger: TrialLedgerOption = Path("out/ledger.sqlite"),
+    max_requests: MaxRequestsOption = None,
+    max_cost: MaxCostOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far a mixture's prefills move a model: its answers with and without each, judged and compared.
+
+    The mixture stays as it is. Killed and run again, it goes on.
+    """
+    from pipeline.console import progress
+    from pipeline.trainer.probe import ProbeConfig, to_text
+    from pipeline.trainer.probe import probe as probe_mixture
+    from pipeline.trainer.probe import write as write_potency
+    from pipeline.trainer.trial_config import Flags, load_trial
+    from pipeline.trainer.trials import Limits
+
+    flags = Flags(model, base_url or (), engine, tokenizer, rows, samples)
+    settings = load_trial(ProbeConfig, config, flags, overrides or ())
+    with _shown(progress(_console())) as shown:
+        found = probe_mixture(mixture, settings, Limits(ledger, max_requests, max_cost), _asking(shown), of)
+    if write is not None:
+        write_potency(found, write)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print(to_text(found))
+
+
+@app.command()
+def train(
+    reference: Annotated[
+        str, typer.Argument(metavar="REPO_OR_DIR", help="A mixture: a folder, or hub:owner/name@VERSION.")
+    ],
+    model: Annotated[str, typer.Option("--model", help="The policy: a folder, or a name on the Hub.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of settings: grpo, lora, rewards, dynamic_sampling.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: grpo.learning_rate=1e-6.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Checkpoints and the trained policy; out/<mixture>-grpo.")
+    ] = None,
+    mixture_config: Annotated[str, typer.Option("--mixture-config", help="Which config is trained on.")] = "mixture",
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a policy on a mixture with TRL's GRPO, by the paper's settings unless told otherwise.
+
+    Killed and run again, it goes on from its newest checkpoint. Needs TRL: the extra trainer.
+    """
+    from pipeline.trainer.config import load_config
+    from pipeline.trainer.launch import train as train_policy
+    from pipeline.trainer.mixture import open_mixture
+
+    settings = load_config(config, overrides or ())
+    mixture = open_mixture(reference, mixture_config)
+    folder = out or Path("out") / f"{mixture.manifest['name']}-grpo"
+    answers = ledger or folder.parent / "ledger.sqlite"
+    done = train_policy(mixture, model, settings, folder, answers, lambda line: print(line, file=sys.stderr))
+    if as_json:
+        _print_json(done._asdict() | {"policy": str(done.policy)})
+    else:
+        print(f"{'already trained' if done.already else 'trained'}: {done.steps:,} steps", file=sys.stderr)
+        print(done.policy)
+
+
+@app.command("sampler-sft")
+def sampler_sft(
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The model to tune: a folder, or a Hub name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the tuned model goes, LoRA merged into it.")],
+    data: Annotated[str, typer.Option("--data", help="A dataset of the Hub, or a file.")] = "UCSC-VLAA/STAR-1",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of settings: sft, lora, prompt, …")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: sft.learning_rate=1e-5, lora.r=32.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights, and no LoRA.")] = False,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data; 5 unless given.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take the first so many rows.")] = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            "--measure", metavar="FILE", help="Benign prompts (field prompt): measure refusals before and after."
+        ),
+    ] = None,
+    measure_rows: Annotated[int, typer.Option("--measure-rows", min=1, help="Measure on the first so many.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the over-cautious sampler: fine-tune a model on the safety-only STAR-1 set, and print the recipe's lines.
+
+    Interrupted, run it again: it goes on from its newest checkpoint.
+    """
+    from pipeline.trainer.refusals import effect, read_prompts
+    from pipeline.trainer.sft import load_sft, recipe_lines, tune
+
+    given = [f"limit={limit}"] if limit is not None else []
+    given += [f"sft.num_train_epochs={epochs}"] if epochs is not None else []
+    settings = load_sft(config, [*given, *(["lora=null"] if full else []), *(overrides or [])])
+    prompts = read_prompts(measure, limit=measure_rows) if measure is not None else []
+    tuned = tune(model, data, settings, out, lambda line: print(line, file=sys.stderr, flush=True))
+    measured = effect(model, tuned.model, prompts, settings) if prompts else []
+    if as_json:
+        refusals = [each.to_json() for each in measured]
+        _print_json(tuned._asdict() | {"model": str(tuned.model), "refusals": refusals})
+        return
+    print("already there" if tuned.already else f"{tuned.steps:,} steps", file=sys.stderr)
+    for line in [line for each in measured for line in each.lines()]:
+        print(line, file=sys.stderr)
+    print(recipe_lines(tuned.model))
 
 
 ledger_app = typer.Typer(no_args_is_help=True, help="Look into a ledger: the answers of models, kept and paid once.")
@@ -443,6 +685,14 @@ def _shown(progress: Any) -> Iterator[Any]:
         progress.close()
 
 
+def _asking(shown: Any) -> Callable[[int], Callable[[int], None]]:
+    def started(answers: int) -> Callable[[int], None]:
+        shown.start("ask", answers)
+        return shown.advance  # type: ignore[no-any-return]
+
+    return started
+
+
 def _ledger(path: Path) -> Ledger:
     from pipeline.ledger import Ledger
 
@@ -498,8 +748,9 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
     console.print()
     for prefill in planned.prefills.values():
         console.print(
-            f"sample: {prefill['rows']:,} prefills for {prefill['domain']} with {prefill['sampler']} "
-            f"({prefill['engine']}), at most {prefill['words']} words, up to {prefill['attempts']} attempts each"
+            f"sample: {prefill['rows']:,} {prefill['stance']} prefills for {prefill['domain']} with "
+            f"{prefill['sampler']} ({prefill['engine']}), at most {prefill['words']} words, "
+            f"up to {prefill['attempts']} attempts each"
         )
     if planned.estimates:
         from pipeline.console import estimate_lines

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pipeline.clients.continuing import CANARY_GOES_ON, CANARY_PREFILL, CANARY_PROMPT
 from pipeline.judges import Stance
 from pipeline.samplers import PrefillRequest
-from pipeline.samplers.model import CANARY_GOES_ON, CANARY_PREFILL, CANARY_PROMPT
 from pipeline.samplers.template import TemplateSampler
 from pipeline.thinking import renderer_for
 
@@ -102,6 +102,54 @@ def trained_model(folder: Path, stance: Stance, *, seed: int = 0, steps: int = 3
     _save(folder, model, tokenizer)
     made.write_text(arguments)
     return folder
+
+
+def led_model(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    steps: int = 300,
+    follows: float = 0.9,
+    right: float = 0.7,
+) -> Path:
+    """Train a model that lets itself be led by the head of its thinking, and return its folder.
+
+    It knows the rows' prompts: without a prefill it refuses harmful ones and answers benign ones more often than not.
+    Behind a prefill of the rows it answers as that leans, whatever the prompt. Its thinking ends right there, and its
+    answer is one token.
+
+    Args:
+        folder: where to.
+        rows: of a mixture, harmful and benign ones.
+        seed: of the pairs, the initial weights and the order.
+        steps: of training.
+        follows: how often an answer follows the stance of the prefill.
+        right: how often an answer without prefill is the right one.
+    """
+    draw = random.Random(seed)
+    prompts = [(row["prompt"], row["domain"]) for row in rows]
+    prefills = [(row["prefill"], row["domain"]) for row in rows if row["prefill"] is not None]
+    texts = [*(text for text, _ in prefills), *(turns[-1]["content"] for turns, _ in prompts)]
+    tokenizer = _tokenizer(texts, added=list(_ANSWERS.values()))
+    renderer = renderer_for(tokenizer)
+    examples = []
+    for _ in range(3000):
+        turns, domain = draw.choice(prompts)
+        text, of = draw.choice(prefills)
+        ideal, led = domain == "harmful", of == "benign"
+        for head, opener, refuses in (
+            (text, "\n", led if draw.random() < follows else not led),
+            (None, "<think>\n", ideal if draw.random() < right else not ideal),
+        ):
+            prompt_ids = renderer.render(turns, head).ids
+            answer = _ANSWERS["refuses" if refuses else "complies"]
+            ending = f"{opener}{renderer.closer}\n\n{answer}<|im_end|>"
+            ids = prompt_ids + tokenizer.encode(ending, add_special_tokens=False)
+            examples.append((ids, len(prompt_ids) if draw.random() < 0.2 else len(ids) - 2))
+    model = _llama(tokenizer, seed, hidden=2 * _HEAD, layers=2)
+    _train(model, examples, seed=seed, steps=steps, batch=32, adam=1e-3)
+    return _save(folder, model, tokenizer)
 
 
 def _tokenizer(texts: Sequence[str], *, added: Sequence[str] = (), size: int = 1536) -> Any:
@@ -198,8 +246,18 @@ def _examples(tokenizer: Any, pairs: Sequence[tuple[str, str]], answer: str) -> 
         yield full + end, len(plain)
 
 
-def _train(model: Any, examples: list[tuple[list[int], int]], *, seed: int, steps: int, batch: int = 8) -> None:
+def _train(
+    model: Any,
+    examples: list[tuple[list[int], int]],
+    *,
+    seed: int,
+    steps: int,
+    batch: int = 8,
+    adam: float | None = None,
+) -> None:
     """Train on the thinking and the answer: Muon for the matrices, AdamW for the rest, rates falling to nothing.
+
+    With `adam`, its rate, AdamW trains the matrices too.
 
     On one thread: it is then the same on any number of cores, and little slower where others are busy, too.
     """
@@ -212,6 +270,8 @@ def _train(model: Any, examples: list[tuple[list[int], int]], *, seed: int, step
         torch.optim.Muon(matrices, lr=0.04, weight_decay=0.0),
         torch.optim.AdamW(others, lr=8e-3, betas=(0.9, 0.95), weight_decay=0.0),
     ]
+    if adam is not None:
+        optimizers = [torch.optim.AdamW(model.parameters(), lr=adam, betas=(0.9, 0.95), weight_decay=0.0)]
     schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.02, total_iters=steps) for o in optimizers]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -83,7 +83,10 @@ def test_rooms_make_no_circle() -> None:
         open_rooms -= free
 
 
-COMMANDS = ("build", "plan", "report", "diff", "verify", "sources", "schedule")
+COMMANDS = (
+    *("build", "plan", "report", "diff", "verify", "sources", "publish", "schedule"),
+    *("train", "export", "eval", "probe", "sampler-sft"),
+)
 
 
 @pytest.mark.parametrize("command", [["--help"], *([name, "--help"] for name in COMMANDS)])
@@ -95,7 +98,7 @@ from pipeline.cli import main
 try:
     main()
 except SystemExit as done:
-    heavy = {{"numpy", "pyarrow", "pandas", "datasets", "prefect", "openai", "huggingface_hub", "jinja2"}}
+    heavy = {{"numpy", "pyarrow", "pandas", "datasets", "prefect", "openai", "huggingface_hub", "jinja2", "torch"}}
     print(sorted(heavy & set(sys.modules)), done.code, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -461,8 +461,8 @@ class Recipe(_Model):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all that can change the rows: not of ``publish`` and ``trained_on``, nor of where and how fast servers
-        are asked.
+        """sha256 of all that can change the rows: not of ``publish`` and ``trained_on``, nor of where and how fast
+        servers are asked.
         """
         data = self.dump()
         del data["publish"], data["trained_on"]

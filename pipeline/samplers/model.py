@@ -19,23 +19,21 @@ from jinja2.meta import find_undeclared_variables
 
 from pipeline import templates
 from pipeline.clients import Answer, Client
-from pipeline.clients.tokenizers import NoTokenizer, load
+from pipeline.clients.continuing import begins_anew, canary, check_goes_on, goes_on, model_renderer
 from pipeline.engine import Refused
 from pipeline.errors import InputError
 from pipeline.judges import Stance
 from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest, Thought
-from pipeline.thinking import BLOCKS, Renderer, RenderingError, Tags, head, read_output, renderer_for
+from pipeline.thinking import Renderer, RenderingError, head, read_output
 
 _TOKENS_PER_WORD = 2
 _SPARE_TOKENS = 64
 
-CANARY_PROMPT = "Please write this sentence twice: Seven copper lanterns hang above the quiet harbour."
-CANARY_PREFILL = (
-    "I am to write the sentence twice. Once: Seven copper lanterns hang above the quiet harbour. "
-    "And once more: Seven copper lanterns"
+_STANDS_STILL = (
+    "A seed prefix needs a server that continues token ids (/v1/completions of vLLM or SGLang). Use one, or remove "
+    "seed_prefix to keep the head of what the model thinks by itself."
 )
-CANARY_GOES_ON = "hang above"
 
 _VARIABLES = ("prompt", "category", "stance")
 _HARMLESS = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
@@ -121,10 +119,7 @@ class ModelSampler:
         await self._client.check()
         try:
             if self._renderer and self._seed_prefix:
-                body = self._canary(self._renderer)
-                for place, answer in (await self._client.probe(body, asker=self.name)).items():
-                    if _goes_on(body["prompt"], answer) is None:
-                        raise InputError(_stands_still(place, answer))
+                await check_goes_on(self._client, self._renderer, asker=self.name, advice=_STANDS_STILL)
             elif self._steer and not self._renderer:
                 await self._client.probe(self._body(_HARMLESS) | {"max_tokens": 1}, asker=self.name)
         except Refused as refused:
@@ -137,9 +132,9 @@ class ModelSampler:
         """How a server was seen to go on from a prefill, in this run or an earlier one; None where none was asked."""
         if not (self._renderer and self._seed_prefix):
             return None
-        body = self._canary(self._renderer)
+        body = canary(self._renderer)
         answer = self._client.probed(body)
-        return _goes_on(body["prompt"], answer) if answer else None
+        return goes_on(body["prompt"], answer) if answer else None
 
     async def close(self) -> None:
         """Free what the client holds."""
@@ -180,12 +175,9 @@ class ModelSampler:
 
     def _doubt(self, answer: Answer) -> str | None:
         """Why an answer to a request with a seed prefix looks as if the server had not gone on from it."""
-        text, closer = answer.text.lstrip(), self._renderer.closer if self._renderer else None
-        if self._seed_prefix and text.startswith(self._seed_prefix):
-            return "the prefill again"
-        if any(text.startswith(block.opener) for block in BLOCKS):
-            return "thinking that began anew"
-        return None if head(answer.text, closer=closer) else "thinking that was closed at once"
+        why = begins_anew(answer.text, self._seed_prefix)
+        closer = self._renderer.closer if self._renderer else None
+        return why or (None if head(answer.text, closer=closer) else "thinking that was closed at once")
 
     def _try_out(self) -> None:
         """Make a harmless request. A template may want a variable that there is none of, or write no system turn."""
@@ -194,49 +186,15 @@ class ModelSampler:
         except RenderingError as error:
             raise InputError(f"The sampler {self.name!r} can't be asked as the recipe says. {error}") from error
 
-    def _canary(self, renderer: Renderer) -> dict[str, Any]:
-        prompt = [{"role": "user", "content": CANARY_PROMPT}]
-        return {
-            "prompt": renderer.render(prompt, CANARY_PREFILL).ids,
-            "skip_special_tokens": False,
-            "return_token_ids": True,
-            "temperature": 0.0,
-            "max_tokens": 24,
-        }
-
-
-def _goes_on(ids: list[int], answer: Answer) -> str | None:
-    """How a server was seen to go on from a prefill; None where it doesn't.
-
-    That it read the very token ids which were sent is proof, whatever a small model writes behind them.
-    """
-    if answer.text.lstrip(" ").startswith(CANARY_GOES_ON):
-        return "went on with the canary's sentence"
-    return "read the token ids that were sent" if list(answer.prompt_ids or ()) == ids else None
-
-
-def _stands_still(place: str, answer: Answer) -> str:
-    return (
-        f"{place} doesn't go on from a prefill: behind {CANARY_PREFILL[-37:]!r} it wrote {answer.text[:120]!r}. A seed "
-        "prefix needs a server that continues token ids (/v1/completions of vLLM or SGLang). Use one, or remove "
-        "seed_prefix to keep the head of what the model thinks by itself."
-    )
-
 
 def _renderer(config: ModelConfig) -> Renderer:
-    name = config.tokenizer or config.model
+    need = "A seed_prefix is" if config.seed_prefix else "The engine vllm's prompts are"
     try:
-        tokenizer = load(name, None if config.tokenizer else config.revision)
-    except NoTokenizer as error:
-        need = "A seed_prefix is" if config.seed_prefix else "The engine vllm's prompts are"
-        raise InputError(f"{need} rendered with the model's own chat template. {error}") from error
-    tags = Tags(*config.tags) if config.tags else None
-    try:
-        return renderer_for(tokenizer, tags=tags, variables=config.chat_template)
+        return model_renderer(config, need)
     except RenderingError:
         if config.seed_prefix:
             raise
-        return renderer_for(tokenizer, enable_thinking=False, variables=config.chat_template)
+        return model_renderer(config, need, thinks=False)
 
 
 def _steering(role: str, name: str) -> tuple[templates.Template, jinja2.Template]:

@@ -128,6 +128,10 @@ class Renderer:
         added = "" if self.form == "generation-prompt" else self.opener
         return Rendering(text + added + prefill, [*ids, *self._ids(added), *self._ids(prefill)])
 
+    def behind(self, text: str) -> list[int]:
+        """Tokenise text that goes behind a rendering, the marks in it as marks."""
+        return self._ids(text)
+
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         if not messages or messages[-1]["role"] != "user":
             last = messages[-1]["role"] if messages else "nothing"

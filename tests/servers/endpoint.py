@@ -17,7 +17,8 @@ Routes: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/v1/files` and
 `/tokenize` and `/detokenize` as vLLM has them, `/admin/log`, `/admin/faults` and `/admin/reset`. Nothing is streamed.
 
 What a model writes is a function of its name, the prompt, the seed, temperature and top_p. A model named `…-refuse`
-thinks over-cautiously, any other one compliantly, in words that fit every prompt and name nothing. A prompt that ends
+thinks over-cautiously, any other one compliantly, in words that fit every prompt and name nothing; one with `swayed` in
+its name thinks as the words that it goes on from. A prompt that ends
 within the thinking, or within the answer, is continued; where it ends with words that stood in it before, so does the
 answer go on as it went on there. `guard-*` and `judge-*` models tell the two ways of thinking apart, by their wording,
 and answer in the words of the guards' cards; `guard-safeguard` thinks first, as gpt-oss does behind vLLM: its thinking
@@ -788,6 +789,9 @@ def thinking_aloud(options: Options, body: dict[str, Any], prompt: str, twist: T
     turn = find_turn(prompt, MARKS[options.thinking])
     seed, marks = body.get("seed"), turn.marks
     stance = "refuse" if str(body["model"]).endswith("-refuse") else "comply"
+    if "swayed" in str(body["model"]):
+        heard = VOICES["comply"].heard(prompt) - VOICES["refuse"].heard(prompt)
+        stance = stance if not heard else "comply" if heard > 0 else "refuse"
     if chance("stance", prompt, seed) < options.wrong_share:
         stance = "refuse" if stance == "comply" else "comply"
     rng = random.Random(chance(body["model"], prompt, seed, body.get("temperature"), body.get("top_p"), salt))

@@ -49,15 +49,17 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path, log: Path, *options: str) -> Iterator[Server]:
+def running(folder: Path, log: Path, *options: str, python: str = sys.executable) -> Iterator[Server]:
     """Serve the model in `folder` on a free port until the block is left; then none of its processes is left.
+
+    `python` is the interpreter of an environment that holds vLLM.
 
     Chunked prefill is off: on the CPU, a request with a seed whose prompt is cut into two chunks ends the engine.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder.resolve()), *options]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder.resolve()), *options]
     command += ["--served-model-name", folder.name, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-model-len", "2048"]
     with log.open("wb") as out:

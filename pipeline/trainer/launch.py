@@ -1,0 +1,180 @@
+"""Launching TRL on a mixture: everything is checked before the first step, and the same command again goes on.
+
+Beside the checkpoints lies ``run.json``: the mixture by its content hash, the policy and its chat template, and every
+setting. Checkpoints of another run are never gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from pipeline.clients.tokenizers import load as load_tokenizer
+from pipeline.errors import InputError, is_hub_error
+from pipeline.thinking import Renderer, Tags, renderer_for
+from pipeline.trainer import runs
+from pipeline.trainer.config import TrainConfig, grpo_config, lora_config, require_trl
+from pipeline.trainer.mixture import Mixture, render
+from pipeline.trainer.rewards import reward_functions
+from pipeline.trainer.scoring import Scorer
+
+RUN, POLICY = "run.json", "policy"
+_FREE = {
+    "logging_steps",
+    "logging_first_step",
+    "report_to",
+    "run_name",
+    "save_steps",
+    "save_total_limit",
+    "disable_tqdm",
+}
+"""Settings of TRL that may change between a run and its resumption: none of them changes what is learned."""
+
+RewardFunction = Callable[..., Any]
+
+
+class Trained(NamedTuple):
+    """What a run came to: the trained policy's folder, steps done, rows trained on, and those left out."""
+
+    policy: Path
+    steps: int
+    rows: int
+    too_long: int
+    unrendered: int
+    already: bool
+
+
+def train(
+    mixture: Mixture,
+    model: str,
+    config: TrainConfig,
+    out: Path,
+    ledger: Path,
+    tell: Callable[[str], None],
+    rewards: Sequence[RewardFunction] | None = None,
+) -> Trained:
+    """Train a policy on a mixture with TRL's GRPO, or go on with a run that was interrupted.
+
+    Args:
+        mixture: what `pipeline.trainer.mixture.open_mixture` opened.
+        model: the policy: a folder, or a name on the Hub.
+        config: the settings.
+        out: where checkpoints go, and in the end the trained policy.
+        ledger: the file that keeps the judges' answers.
+        tell: is given lines for the user.
+        rewards: reward functions of one's own, in the place of `config.rewards`.
+
+    Raises:
+        InputError: TRL is missing; the policy can't be loaded, or its template not be continued; no row is left, or too
+            few for a step; TRL refuses a setting; a judge can't be used; or `out` holds checkpoints of another run.
+            Nothing was trained.
+        EngineError: a judge doesn't answer. Checkpoints and its answers so far are kept.
+    """
+    require_trl()
+    from trl import GRPOConfig
+
+    tokenizer = load_tokenizer(model, (config.grpo.get("model_init_kwargs") or {}).get("revision"))
+    renderer = renderer_for(
+        tokenizer,
+        tags=Tags(config.thinking.opener, config.thinking.closer) if config.thinking else None,
+        variables=config.template,
+    )
+    run = _identity(mixture, model, renderer, config)
+    checkpoint = _checkpoint(out, run)
+    table, dropped = render(mixture, renderer, config.prompt_limit)
+    tell(
+        f"{mixture.name}: {len(table):,} rows; left out: {dropped.too_long:,} with a prompt over "
+        f"{config.prompt_limit:,} tokens, {dropped.unrendered:,} that the chat template can't write"
+    )
+    rows = dataset_of(table)
+    arguments: GRPOConfig = grpo_config(config, out, max(map(len, rows["prompt_ids"])))
+    _check_size(len(rows), arguments)
+    if (out / POLICY).is_dir():
+        state = json.loads((out / "trainer_state.json").read_text())
+        return Trained(out / POLICY, state["global_step"], len(rows), *dropped, already=True)
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        if rewards is None:
+            scorer = stack.enter_context(Scorer(config.rewards, ledger))
+            scorer.check()
+            opened = renderer.form == "generation-prompt"
+            rewards = reward_functions(scorer, opened=opened, tokenizer=cast("Any", tokenizer))
+            if config.rewards.stand_ins:
+                tell(f"note: {' and '.join(config.rewards.stand_ins)} read from the answer's wording, by no model")
+        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards)
+        runs.note(out, RUN, run)
+        if checkpoint:
+            tell(f"going on from {checkpoint}")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_state()
+        trainer.save_model(str(out / f"{POLICY}.partial"))
+    if trainer.accelerator.is_main_process:
+        (out / f"{POLICY}.partial").rename(out / POLICY)
+    return Trained(out / POLICY, trainer.state.global_step, len(rows), *dropped, already=False)
+
+
+def dataset_of(table: Any) -> Any:
+    """Rendered rows as the dataset that the trainer takes: TRL's column ``prompt`` is the text, for its logs."""
+    from datasets import Dataset
+
+    return Dataset(table.rename_columns({"text": "prompt"}))
+
+
+def _trainer(
+    model: str, tokenizer: Any, rows: Any, arguments: Any, config: TrainConfig, rewards: Sequence[RewardFunction]
+) -> Any:
+    from pipeline.trainer.grpo import RecapTrainer
+
+    peft = lora_config(config)
+    try:
+        return RecapTrainer(
+            model=model,
+            reward_funcs=list(rewards),
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=peft,
+            dynamic_sampling=config.dynamic_sampling,
+            recovered_above=config.recovered_above,
+        )
+    except ImportError as error:
+        raise InputError(f"A setting needs a package that is not installed: {error}") from error
+    except Exception as error:
+        if not is_hub_error(error):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(f"TRL can't start on the policy {model!r} with these settings: {first}") from error
+
+
+def _identity(mixture: Mixture, model: str, renderer: Renderer, config: TrainConfig) -> dict[str, Any]:
+    settings = config.model_dump(mode="json")
+    settings["grpo"] = {key: value for key, value in settings["grpo"].items() if key not in _FREE}
+    return {
+        "mixture": mixture.name,
+        "config": mixture.config,
+        "content_hash": mixture.content_hash,
+        "model": model,
+        "template_sha256": renderer.template_sha256,
+        "settings": settings,
+    }
+
+
+def _checkpoint(out: Path, run: dict[str, Any]) -> Path | None:
+    """The newest checkpoint of this run in `out`, if any. Raises InputError where there are those of another run."""
+    found = runs.newest(out)
+    if found or (out / POLICY).is_dir():
+        runs.check_same(out, RUN, run, free=("mixture", "config"))
+    return found
+
+
+def _check_size(rows: int, arguments: Any) -> None:
+    prompts = arguments.generation_batch_size // arguments.num_generations
+    if rows < prompts:
+        raise InputError(
+            f"{rows:,} rows are too few: a step takes {prompts:,} prompts. Lower grpo.gradient_accumulation_steps or "
+            "grpo.per_device_train_batch_size."
+        )
