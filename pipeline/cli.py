@@ -60,6 +60,9 @@ MaxCostOption = Annotated[
 LedgerOption = Annotated[
     Path | None, typer.Option(help="Where answers of models are kept; ledger.sqlite beside the output unless given.")
 ]
+MixtureConfigOption = Annotated[
+    str, typer.Option("--mixture-config", metavar="NAME", help="Which of the mixture's configs, as share-25.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 
 
@@ -298,7 +301,7 @@ def export(
     ],
     trainer: Annotated[str, typer.Option("--format", help="Whose format: verl.")] = "verl",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder; out/<name>-verl unless given.")] = None,
-    config: Annotated[str, typer.Option("--config", help="Which config's rows are exported.")] = "mixture",
+    mixture_config: MixtureConfigOption = "mixture",
     max_prompt_tokens: Annotated[
         int, typer.Option(min=1, help="Leave out rows with longer prompts, prefill included.")
     ] = 2048,
@@ -316,7 +319,7 @@ def export(
     from pipeline.trainer import verl
     from pipeline.trainer.mixture import open_mixture
 
-    mixture = open_mixture(reference, config)
+    mixture = open_mixture(reference, mixture_config)
     done = verl.export(
         mixture,
         model,
@@ -476,7 +479,7 @@ def probe(
     overrides: TrialSetOption = None,
     rows: RowsOption = None,
     samples: SamplesOption = None,
-    of: Annotated[str, typer.Option("--of", help="Which config's prefills.")] = "mixture",
+    mixture_config: MixtureConfigOption = "mixture",
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Write each row's potency as Parquet, to join by id.")
     ] = None,
@@ -499,7 +502,7 @@ def probe(
     flags = Flags(model, base_url or (), engine, tokenizer, rows, samples)
     settings = load_trial(ProbeConfig, config, flags, overrides or ())
     with _shown(progress(_console())) as shown:
-        found = probe_mixture(mixture, settings, Limits(ledger, max_requests, max_cost), _asking(shown), of)
+        found = probe_mixture(mixture, settings, Limits(ledger, max_requests, max_cost), _asking(shown), mixture_config)
     if write is not None:
         write_potency(found, write)
     if as_json:
@@ -523,7 +526,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Checkpoints and the trained policy; out/<mixture>-grpo.")
     ] = None,
-    mixture_config: Annotated[str, typer.Option("--mixture-config", help="Which config is trained on.")] = "mixture",
+    mixture_config: MixtureConfigOption = "mixture",
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
 ) -> None:

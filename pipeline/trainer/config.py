@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import InputError, RecipeError
-from pipeline.recipe.mistakes import Mistake, invalid, nearest, secrets
-from pipeline.recipe.reading import Kind, checked
+from pipeline.recipe.mistakes import Mistake, nearest
+from pipeline.recipe.reading import Kind
 from pipeline.trainer.reward_config import RewardsConfig
+from pipeline.trainer.settings import load_settings
 
 MISSING = "Training needs TRL, which is not installed: pip install 'recap-data[trainer]'."
 
@@ -114,13 +115,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig
         InputError: TRL is not installed; or the file can't be read, or holds mistakes, all of them in the message.
     """
     require_trl()
-    try:
-        text = "{}" if path is None else path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"There is no {path}. Give --config the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}. It must be a UTF-8 YAML file.") from None
-    return TrainConfig.model_validate(checked(text, "--set" if path is None else str(path), overrides, _find, _KIND))
+    return load_settings(TrainConfig, _KIND, path, overrides, _unknown_settings)
 
 
 def require_trl() -> None:
@@ -188,31 +183,20 @@ def _check_groups(config: TrainConfig, arguments: Any) -> None:
         )
 
 
-def _find(data: Mapping[str, Any]) -> Iterator[Mistake]:
-    found = [*secrets(data)]
-    yield from found
-    told = {mistake.path for mistake in found}
-    yield from (mistake for mistake in invalid(data, TrainConfig) if mistake.path not in told)
-    yield from _unknown("grpo", data.get("grpo"), told)
-    if data.get("lora") is not None:
-        yield from _unknown("lora", data["lora"], told)
+def _unknown_settings(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Settings that the installed TRL or peft doesn't have, and those that are ours to make."""
+    for section in ("grpo", "lora"):
+        given = data.get(section)
+        known = _fields(section) if isinstance(given, dict) else []
+        for key in given if isinstance(given, dict) else ():
+            if section == "grpo" and key in _TAKEN:
+                yield Mistake((section, key), _TAKEN[key])
+            elif key not in known:
+                kind = "GRPOConfig" if section == "grpo" else "LoraConfig"
+                yield Mistake((section, key), f"the installed {kind} has no such setting{nearest(str(key), known)}")
 
 
-def _unknown(section: Literal["grpo", "lora"], given: Any, told: set[tuple[str | int, ...]]) -> Iterator[Mistake]:
-    if not isinstance(given, dict):
-        return
-    known = _fields(section)
-    for key in given:
-        if (section, key) in told:
-            continue
-        if section == "grpo" and key in _TAKEN:
-            yield Mistake((section, key), _TAKEN[key])
-        elif key not in known:
-            kind = "GRPOConfig" if section == "grpo" else "LoraConfig"
-            yield Mistake((section, key), f"the installed {kind} has no such setting{nearest(str(key), known)}")
-
-
-def _fields(section: Literal["grpo", "lora"]) -> list[str]:
+def _fields(section: str) -> list[str]:
     if section == "grpo":
         from trl import GRPOConfig as Config
     else:

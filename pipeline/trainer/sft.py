@@ -21,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.clients.tokenizers import load as load_tokenizer
 from pipeline.errors import InputError, is_hub_error
 from pipeline.recipe import Source
-from pipeline.recipe.mistakes import Mistake, invalid, secrets
-from pipeline.recipe.reading import Kind, checked
+from pipeline.recipe.mistakes import Mistake
+from pipeline.recipe.reading import Kind
 from pipeline.sources import files, hub
 from pipeline.sources.readers import columns, records
 from pipeline.thinking import Renderer, RenderingError, Tags, Turn, read_output, renderer_for, turn_of
 from pipeline.trainer import runs
+from pipeline.trainer.settings import load_settings
 
 STAR_1 = "UCSC-VLAA/STAR-1"
 
@@ -107,15 +108,7 @@ def load_sft(path: Path | None, overrides: Sequence[str] = ()) -> SftConfig:
     Raises:
         InputError: the file can't be read, or holds mistakes, all of them in the message.
     """
-    try:
-        text = "{}" if path is None else path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"There is no {path}. Give --config the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}. It must be a UTF-8 YAML file.") from None
-    return SftConfig.model_validate(
-        checked(text, "the options" if path is None else str(path), overrides, _find, _KIND)
-    )
+    return load_settings(SftConfig, _KIND, path, overrides, _taken)
 
 
 def tune(model: str, data: str, config: SftConfig, out: Path, tell: Callable[[str], None]) -> Tuned:
@@ -237,11 +230,7 @@ def _settings(config: SftConfig) -> dict[str, Any]:
     return settings | {"sft": {key: value for key, value in config.sft.items() if key not in _FREE}}
 
 
-def _find(data: Mapping[str, Any]) -> Iterator[Mistake]:
-    found = secrets(data)
-    yield from found
-    told = {mistake.path for mistake in found}
-    yield from (mistake for mistake in invalid(data, SftConfig) if mistake.path not in told)
+def _taken(data: Mapping[str, Any]) -> Iterator[Mistake]:
     given = data.get("sft")
     for key in _TAKEN:
         if isinstance(given, dict) and key in given:

@@ -17,11 +17,10 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipeline.errors import InputError
-from pipeline.recipe.mistakes import Mistake, invalid, secrets
-from pipeline.recipe.reading import Kind, checked
+from pipeline.recipe.reading import Kind
 from pipeline.trainer.policy import PolicyConfig
 from pipeline.trainer.reward_config import RewardsConfig
+from pipeline.trainer.settings import load_settings
 
 _KIND = Kind("settings", "a mapping, as in model: {model: my-org/policy, base_url: …}", "model.temperature=0.6")
 
@@ -96,18 +95,4 @@ def load_trial(kind: type[_Config], path: Path | None, flags: Flags, overrides: 
     Raises:
         InputError: the file can't be read, or there are mistakes, all of them in the message.
     """
-    try:
-        text = "{}" if path is None else path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"There is no {path}. Give --config the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}. It must be a UTF-8 YAML file.") from None
-
-    def find(data: Mapping[str, Any]) -> Iterator[Mistake]:
-        found = secrets(data)
-        yield from found
-        told = {mistake.path for mistake in found}
-        yield from (mistake for mistake in invalid(data, kind) if mistake.path not in told)
-
-    given = [*flags.overrides(), *overrides]
-    return kind.model_validate(checked(text, "the options" if path is None else str(path), given, find, _KIND))
+    return load_settings(kind, _KIND, path, [*flags.overrides(), *overrides])

@@ -164,7 +164,7 @@ def test_the_table_and_the_second_run(place: Path, server: Endpoint, tmp_path: P
 
 
 def test_a_config_without_prefills_is_told(place: Path, server: Endpoint, tmp_path: Path) -> None:
-    done = recap_data(place, *options(server, "toy-swayed", tmp_path / "ledger.sqlite", "--of", "none"))
+    done = recap_data(place, *options(server, "toy-swayed", tmp_path / "ledger.sqlite", "--mixture-config", "none"))
     assert done.returncode == 2
     assert "has no config 'none'. It has: mixture" in done.stderr
     assert not asked(server, "toy-swayed")

@@ -162,7 +162,7 @@ def test_judges_are_checked_and_go_along(mixture: Path, model: Path, tmp_path: P
     ("arguments", "told"),
     [
         (["--format", "trainer-of-mine"], ["trainer-of-mine", "--format verl"]),
-        (["--config", "nonsense"], ["'nonsense'", "mixture"]),
+        (["--mixture-config", "nonsense"], ["'nonsense'", "mixture"]),
         (["--model", "no-such/model"], ["no-such/model"]),
         (["--max-prompt-tokens", "8000"], ["8000", "no room"]),
         (["--max-prompt-tokens", "10"], ["50 are longer than 10 tokens"]),
