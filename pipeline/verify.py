@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from pipeline.build import LEDGER, build
 from pipeline.clients.batch import BatchesOpen
 from pipeline.engine import BudgetSpent
@@ -19,7 +17,7 @@ from pipeline.errors import InputError, RecapError, SourceError
 from pipeline.publish.diff import Change, changes, content_hashes, input_changes
 from pipeline.publish.folder import file_hash
 from pipeline.publish.opening import CARD, HUB, find
-from pipeline.recipe import MIXTURE, LoadedRecipe, parse
+from pipeline.recipe import MIXTURE, LoadedRecipe, parse, to_yaml
 from pipeline.runner import Runner
 
 _NOWHERE = "http://not-asked.invalid/v1"
@@ -140,7 +138,7 @@ def _yaml(recipe: dict[str, Any]) -> str:
     for asked in (*recipe.get("samplers", {}).values(), *filter(None, recipe.get("judges", {}).values())):
         if asked.get("engine") in ("openai", "guard", "rubric") and not asked.get("base_url"):
             asked["base_url"] = _NOWHERE
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)
+    return to_yaml(recipe)
 
 
 def _short(content_hash: str | None) -> str:

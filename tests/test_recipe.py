@@ -230,3 +230,13 @@ def test_a_recipe_survives_being_printed_and_read(recipe: Recipe) -> None:
     again = parse(recipe.to_yaml(), "printed")
     assert again == recipe
     assert again.fingerprint == recipe.fingerprint
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x85b", "'\x85'", "1e3", "1.5e3", ".5E3", "1_0", "no", "~", "2020-01-01", "a\u2028b"]
+)
+def test_a_text_that_yaml_would_read_as_something_else_stays_a_text(text: str) -> None:
+    data = load(find("demo")).recipe.dump()
+    data["sources"]["harmful"][0]["where"] = {"field": text}
+    recipe = Recipe.model_validate(data, strict=False)
+    assert parse(recipe.to_yaml(), "printed").sources["harmful"][0].where == {"field": text}

@@ -32,6 +32,7 @@ from pipeline.recipe.models import (
     TemplateConfig,
     Variant,
     answering,
+    to_yaml,
 )
 from pipeline.recipe.reading import LoadedRecipe, load, parse
 
@@ -70,4 +71,5 @@ __all__ = [
     "configs_of",
     "load",
     "parse",
+    "to_yaml",
 ]

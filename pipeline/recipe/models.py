@@ -32,6 +32,27 @@ _RESERVED = ("mixture", "rejected", "data")
 """What no further config may be called: its name is a folder's as well."""
 
 
+_QUOTED = re.compile(r"\x85|^[-+.\d][-+.\deE_]*$")
+"""Text that is read as something else where it isn't in double quotes: a line break, a number of YAML 1.2 (``1e3``)."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _QUOTED.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(recipe: Mapping[str, Any]) -> str:
+    """A recipe of plain values as YAML that is read back to equal values."""
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -457,7 +478,7 @@ class Recipe(_Model):
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML that `load` reads back to an equal recipe."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=120)
+        return to_yaml(self.dump())
 
     @property
     def fingerprint(self) -> str:
