@@ -69,22 +69,23 @@ _RECIPE = Kind("recipe", "a mapping that starts with name, sources and mixture",
 
 
 def checked(
-    text: str,
+    text: str | None,
     name: str,
     overrides: Sequence[str],
     find: Callable[[Mapping[str, Any]], Iterable[Mistake]],
     kind: Kind,
 ) -> dict[str, Any]:
-    """The mapping in YAML `text` with overrides applied, in which `find` found no mistake.
+    """The mapping in YAML `text`, or an empty one, with overrides applied, in which `find` found no mistake.
 
     Raises:
         RecipeError: it is no YAML, or holds mistakes; all of them are in the message, each with its place.
     """
     try:
-        loader = _Loader(text)
+        loader = _Loader(text or "")
         root = loader.get_single_node()
         mistakes = list(_repeated(root)) if root else []
         data = loader.construct_document(root) if root else None
+        data = {} if text is None else data
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name

@@ -35,7 +35,7 @@ def load_settings(
         InputError: the file can't be read, or holds mistakes, all of them in the message.
     """
     try:
-        text = "{}" if path is None else path.read_text(encoding="utf-8-sig")
+        text = None if path is None else path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"There is no {path}. Give --config the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -48,4 +48,4 @@ def load_settings(
                 told.add(mistake.path)
                 yield mistake
 
-    return model.model_validate(checked(text, "the options" if path is None else str(path), overrides, find, kind))
+    return model.model_validate(checked(text, "the command line" if path is None else str(path), overrides, find, kind))
