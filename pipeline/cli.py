@@ -483,6 +483,9 @@ def probe(
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Write each row's potency as Parquet, to join by id.")
     ] = None,
+    column: Annotated[
+        Path | None, typer.Option("--column", metavar="DIR", help="Write the mixture once more, with a column potency.")
+    ] = None,
     ledger: TrialLedgerOption = Path("out/ledger.sqlite"),
     max_requests: MaxRequestsOption = None,
     max_cost: MaxCostOption = None,
@@ -505,6 +508,10 @@ def probe(
         found = probe_mixture(mixture, settings, Limits(ledger, max_requests, max_cost), _asking(shown), mixture_config)
     if write is not None:
         write_potency(found, write)
+    if column is not None:
+        from pipeline.trainer.column import write_column
+
+        write_column(found, mixture, column)
     if as_json:
         _print_json(found.to_json())
     else:

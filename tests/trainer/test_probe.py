@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,3 +182,35 @@ def test_intervals_are_seeded_and_of_rows() -> None:
     assert 0.58 < high < 0.62
     assert interval([]) == (None, None, None)
     assert row_means([("a", 0.0), ("a", 1.0), ("b", None), ("c", 1.0)]) == {"a": 0.5, "c": 1.0}
+
+
+def test_the_score_becomes_a_column_of_a_copy(place: Path, server: Endpoint, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (place / "out/mixture").rglob("*.*")}
+    copy, file = tmp_path / "scored", tmp_path / "potency.parquet"
+    written = ["--column", str(copy), "--write", str(file), "--rows", "5"]
+    probe(place, server, "toy-swayed", tmp_path / "ledger.sqlite", *written)
+    assert {path: path.read_bytes() for path in (place / "out/mixture").rglob("*.*")} == before
+
+    scores = {row["id"]: row["potency"] for row in pq.read_table(file).to_pylist()}
+    (mixture,) = (place / "out/mixture/data").iterdir()
+    rows = pq.read_table(copy / "data").to_pylist()
+    assert [row.pop("potency") for row in rows] == [scores.get(row["id"]) for row in rows]
+    assert rows == pq.read_table(mixture).to_pylist()
+    assert len([score for score in scores.values() if score is not None]) == 10
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert manifest["potency"]["model"] == "toy-swayed"
+    assert "| `potency` | in `mixture`: how far the prefill moved toy-swayed" in (copy / "README.md").read_text()
+
+    for build, version in ((place / "out/mixture", "v1.0.0"), (copy, "v2.0.0")):
+        done = recap_data(place, "publish", str(build), "--to", str(tmp_path / "versions"))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith(version)
+    asked = "from datasets import load_dataset; print(load_dataset({!r}, split='train').column_names[-1])"
+    command = [sys.executable, "-c", asked.format(str(tmp_path / "versions/v2.0.0"))]
+    settings = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
+    assert loaded.stdout.strip() == "potency"
+
+    refused = recap_data(place, *options(server, "toy-swayed", tmp_path / "ledger.sqlite", "--column", str(tmp_path)))
+    assert refused.returncode == 1
+    assert "holds files but no build of recap-data" in refused.stderr
