@@ -291,3 +291,24 @@ def test_the_table_and_the_file(place: Path, server: Endpoint, tmp_path: Path) -
     assert ids["mixture"] == ids["hijack"]
     assert all(row["score"] is not None and row["why"] == "scored" for row in rows)
     assert not any(prefill in out.read_text() for prefill in prefills(place))
+
+
+def test_answers_to_math_are_verified(server: Endpoint, tmp_path: Path) -> None:
+    pytest.importorskip("math_verify", reason="needs math-verify: pip install 'recap-data[trainer]'")
+    byte_tokenizer(tmp_path / "bytes")
+    recipe = ATTACKS.replace("URL", server.base_url)
+    for domain in ("harmful", "benign"):
+        recipe = "\n".join(line for line in recipe.splitlines() if not line.startswith(f"  {domain}:"))
+    recipe = recipe.replace("sources:", "sources:\n  math: [{bundled: demo}]")
+    recipe = recipe.replace(
+        "mixture:", "mixture:\n  math: {rows: 6, prefill: {sampler: attacker, share: 1, words: 60, min_words: 20}}"
+    ).replace("{harmful: {share: 0}, benign: {share: 0}}", "{math: {share: 0}}")
+    (tmp_path / "attacks.yaml").write_text(recipe)
+    (tmp_path / "judged.yaml").write_text("{}")
+    done = recap_data(tmp_path, "build", "attacks.yaml")
+    assert done.returncode == 0, done.stderr
+    found = lines(evaluate(tmp_path, server, tmp_path / "ledger.sqlite"))
+    assert set(found) == {(config, "math") for config in ("mixture", "plain", "hijack", "ipr-2")}
+    for line in found.values():
+        assert (line["holds"], line["rows"], line["scored"]) == ("correct", 6, 6)
+        assert line["share"] == 0.0, "the server's model knows no mathematics"
