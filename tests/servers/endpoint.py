@@ -30,30 +30,26 @@ counted in words and marks, each one token for `max_tokens`, `usage` and log-pro
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
 import random
 import re
 import subprocess
-import sys
 import time
 import urllib.request
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from tests.servers.faults import FAULTS, HARMLESS, Call, Plan, Twist, chance, problem, reply
-
-ROOT = Path(__file__).parents[2]
+from tests.servers.process import serve, started
 
 
 @dataclass(frozen=True)
@@ -1153,45 +1149,14 @@ def endpoint(**options: Any) -> Iterator[Endpoint]:
 
     A Ctrl-C in the terminal doesn't reach it.
     """
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(Options(**options)).items()]
-    command = [sys.executable, "-m", "tests.servers.endpoint", *flags, "--until-stdin-ends"]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the test server ended with status {process.wait()} before it began")
-            addresses = json.loads(line)
-            yield Endpoint(addresses["base_url"], addresses["admin_url"], process)
-        finally:
-            process.kill()
+    with started("tests.servers.endpoint", Options(**options)) as (told, process):
+        yield Endpoint(told["base_url"], told["admin_url"], process)
 
 
-def main() -> None:
-    """Run a server until it's interrupted."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--until-stdin-ends", action="store_true", help="end when standard input does")
-    for field in fields(Options):
-        kind = _flag if isinstance(field.default, bool) else type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
-    flags = vars(parser.parse_args())
-    until_stdin_ends = flags.pop("until_stdin_ends")
-
-    async def run() -> None:
-        base_url, admin_url = await Server(Options(**flags)).listen()
-        print(json.dumps({"base_url": base_url, "admin_url": admin_url}), flush=True)
-        if until_stdin_ends:
-            await asyncio.to_thread(sys.stdin.read)
-        else:
-            await asyncio.Event().wait()
-
-    asyncio.run(run())
-
-
-def _flag(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
+async def _begin(options: Options) -> dict[str, Any]:
+    base_url, admin_url = await Server(options).listen()
+    return {"base_url": base_url, "admin_url": admin_url}
 
 
 if __name__ == "__main__":
-    main()
+    serve(Options, _begin, __doc__ or "")

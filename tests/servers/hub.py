@@ -28,7 +28,6 @@ git-lfs's own formats. The texts of 409 and 429 are those that users quote (ever
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import fnmatch
@@ -38,13 +37,12 @@ import re
 import socket
 import struct
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -54,7 +52,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode
 import yaml
 from aiohttp import web
 
-ROOT = Path(__file__).parents[2]
+from tests.servers.process import serve, started
 
 
 @dataclass(frozen=True)
@@ -1309,41 +1307,15 @@ def hub(**options: Any) -> Iterator[Hub]:
 
     A Ctrl-C in the terminal doesn't reach it.
     """
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(Options(**options)).items()]
-    command = [sys.executable, "-m", "tests.servers.hub", *flags, "--until-stdin-ends"]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the Hub of the tests ended with status {process.wait()} before it began")
-            told = json.loads(line)
-            yield Hub(told["endpoint"], told["storage"], process)
-        finally:
-            process.kill()
+    with started("tests.servers.hub", Options(**options)) as (told, process):
+        yield Hub(told["endpoint"], told["storage"], process)
 
 
-def main() -> None:
-    """Run a Hub until it's interrupted."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--until-stdin-ends", action="store_true", help="end when standard input does")
-    for option in fields(Options):
-        parser.add_argument(f"--{option.name.replace('_', '-')}", type=type(option.default), default=option.default)
-    flags = vars(parser.parse_args())
-    until_stdin_ends = flags.pop("until_stdin_ends")
-
-    async def run() -> None:
-        endpoint, storage = await Server(Options(**flags)).listen()
-        tokens = {"token": Hub.token, "read_token": Hub.read_token, "other_token": Hub.other_token}
-        print(json.dumps({"endpoint": endpoint, "storage": storage} | tokens), flush=True)
-        if until_stdin_ends:
-            await asyncio.to_thread(sys.stdin.read)
-        else:
-            await asyncio.Event().wait()
-
-    asyncio.run(run())
+async def _begin(options: Options) -> dict[str, Any]:
+    endpoint, storage = await Server(options).listen()
+    tokens = {"token": Hub.token, "read_token": Hub.read_token, "other_token": Hub.other_token}
+    return {"endpoint": endpoint, "storage": storage} | tokens
 
 
 if __name__ == "__main__":
-    main()
+    serve(Options, _begin, __doc__ or "")
