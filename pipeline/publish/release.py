@@ -131,7 +131,10 @@ def publish(
 def prepare(build: Path, to: str | None) -> Release:
     """Read a finished build and say what will be published of it. Raises InputError like `publish`."""
     manifest = folder.read_manifest(build)
-    if manifest is None or not {"content_hash", "rows", "recipe", "prefilled", "sources"} <= manifest.keys():
+    if (
+        manifest is None
+        or not {"content_hash", "rows", "recipe", "prefilled", "sources", "decontaminate"} <= manifest.keys()
+    ):
         raise InputError(f"{build} is no finished build (no {folder.MANIFEST}). Give the folder that build wrote.")
     to = _place(to or manifest["recipe"]["publish"]["to"])
     hashes = {name: known for name, known in sorted(manifest["files"].items()) if name != CARD}
@@ -211,14 +214,34 @@ def _without_addresses(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "samplers": bare(recipe["samplers"]), "judges": bare(recipe["judges"])}
 
 
-def _without_places(value: Any) -> Any:
-    """The same, every absolute path of a file in it cut to the file's name: where it lay is nobody's business."""
-    if isinstance(value, Mapping):
-        return {key: _without_places(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_places(inner) for inner in value]
-    absolute = isinstance(value, str) and re.match(r"(/|~)\S*/", value) is not None
-    return PurePosixPath(value).name if absolute and "\n" not in value else value
+def _without_places(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same, absolute paths of sources cut to the file's name: where it lay is nobody's business.
+
+    Models keep theirs: they stand in every row, and in the keys under which the ledger has their answers.
+    """
+    recipe = manifest["recipe"]
+    cleaned, decontaminate = recipe["clean"], recipe["clean"]["decontaminate"]
+    against = [_named(source, "files") for source in decontaminate["against"]]
+    sources = {domain: [_named(source, "files") for source in listed] for domain, listed in recipe["sources"].items()}
+    recipe = {
+        **recipe,
+        "sources": sources,
+        "clean": {**cleaned, "decontaminate": {**decontaminate, "against": against}},
+    }
+    stated = {key: [_named(source, "path") for source in manifest[key]] for key in ("sources", "decontaminate")}
+    return {**manifest, "recipe": _named(recipe, "trained_on"), **stated}
+
+
+def _named(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An entry whose value at `key`, a path or several, has no folders where it was absolute."""
+
+    def bare(path: str) -> str:
+        return PurePosixPath(path).name if path.startswith(("/", "~")) else path
+
+    value = entry.get(key)
+    if value is None:
+        return dict(entry)
+    return {**entry, key: bare(value) if isinstance(value, str) else [bare(path) for path in value]}
 
 
 def _columns(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:

@@ -330,11 +330,15 @@ def test_where_files_lay_is_not_published(server: Hub, publisher: Client, old: P
     def absolute(manifest: dict[str, Any]) -> None:
         manifest["sources"][0]["path"] = "/home/somebody/secret-project/prompts.jsonl"
         manifest["recipe"]["sources"]["harmful"][0]["files"] = ["/home/somebody/secret-project/*.jsonl"]
+        manifest["recipe"]["sources"]["harmful"][0]["where"] = {"route": "/a/b"}
+        manifest["recipe"]["samplers"]["local"] = {"engine": "vllm", "model": "/models/unaligned"}
 
     publisher.publish(changed(old, tmp_path / "copy", absolute))
     manifest = json.loads(server.read(REPO, MANIFEST))
     assert manifest["sources"][0]["path"] == "prompts.jsonl"
     assert manifest["recipe"]["sources"]["harmful"][0]["files"] == ["*.jsonl"]
+    assert manifest["recipe"]["sources"]["harmful"][0]["where"] == {"route": "/a/b"}
+    assert manifest["recipe"]["samplers"]["local"]["model"] == "/models/unaligned", "the ledger knows it by this name"
     assert "secret-project" not in server.read(REPO, MANIFEST).decode() + server.read(REPO, "README.md").decode()
 
 
