@@ -6,7 +6,7 @@ from another source); one reproduction shows how easily that is got wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,16 @@ def _writers(recipe: Mapping[str, Any]) -> dict[str, str]:
     return {_model(recipe["samplers"][name]): name for name in _used(recipe)}
 
 
-def _used(recipe: Mapping[str, Any]) -> Iterator[str]:
-    prefills = [part["prefill"] for part in recipe["mixture"].values()]
-    for variant in (recipe.get("variants") or {}).values():
-        prefills += [variant.get(domain) for domain in recipe["mixture"]]
-    yield from sorted({prefill["sampler"] for prefill in prefills if prefill and prefill.get("sampler")})
+def _used(recipe: Mapping[str, Any]) -> list[str]:
+    """The samplers of all prefills that a config shows."""
+    used = set()
+    for variant in ({}, *(recipe.get("variants") or {}).values()):
+        for domain, part in recipe["mixture"].items():
+            change = {key: value for key, value in (variant.get(domain) or {}).items() if value is not None}
+            prefill = {**(part["prefill"] or {}), **change}
+            if prefill and prefill.get("share", 1):
+                used.add(str(prefill["sampler"]))
+    return sorted(used)
 
 
 def _model(sampler: Mapping[str, Any]) -> str:

@@ -274,8 +274,10 @@ def test_attacks_by_a_sampler_of_the_training_are_refused(model: str, server: En
     assert not (tmp_path / "out" / "attacks").exists()
 
 
-def test_attacks_by_another_sampler_are_built(server: Endpoint, tmp_path: Path) -> None:
-    (tmp_path / "trained.yaml").write_text(TRAINED.replace("SOME", "toy-refuse"))
+@pytest.mark.parametrize(("model", "share"), [("toy-refuse", 0.5), ("toy-comply", 0)])
+def test_attacks_by_another_sampler_are_built(model: str, share: float, server: Endpoint, tmp_path: Path) -> None:
+    trained = TRAINED.replace("SOME", model).replace("{sampler: MINE}", f"{{sampler: MINE, share: {share}}}")
+    (tmp_path / "trained.yaml").write_text(trained)
     out = build(tmp_path, ATTACKS.replace("URL", server.base_url) + "trained_on: trained.yaml\n")
     assert "No sampler of trained.yaml wrote a prefill here" in (out / "README.md").read_text()
 
