@@ -6,23 +6,32 @@ is tried again; one that fails on the user's account (a `RecapError`) is not, si
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
-from prefect import State, Task, flow, task
+from httpx import HTTPError
+from prefect import State, Task, flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TaskRun
-from prefect.futures import wait
-from prefect.states import Completed, Failed
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.former import former_build
 from flows.publishing import check_asked, publish_build, since_last
 from flows.recipes import find
 from pipeline.build import Built, build
+from pipeline.console import Lines
 from pipeline.errors import RecapError
 from pipeline.publish.diff import compare, to_markdown
 from pipeline.publish.folder import read_manifest
@@ -30,6 +39,7 @@ from pipeline.publish.opening import CARD, Snapshot, open_version
 from pipeline.publish.release import Permissions, Published
 from pipeline.recipe import load
 from pipeline.report import write_report
+from pipeline.stopping import Stop, Stopped, by_signals
 
 T = TypeVar("T")
 
@@ -39,8 +49,18 @@ RETRIES = 2
 RETRY_DELAY_SECONDS = 5
 
 
+_LOOK = 2.0
+"""Seconds between two looks at whether somebody cancelled the run."""
+
+
 class PrefectRunner:
-    """A `pipeline.runner.Runner` that makes each job a task run."""
+    """A `pipeline.runner.Runner` that makes each job a task run.
+
+    ``stop`` ends it: jobs that run are waited for, the live one settles what is in flight, and no other one begins.
+    """
+
+    def __init__(self) -> None:
+        self.stop = Stop()
 
     def map(
         self,
@@ -52,15 +72,66 @@ class PrefectRunner:
         live: bool = False,
     ) -> list[T]:
         """See `pipeline.runner.Runner.map`."""
+        if self.stop.asked:
+            raise Stopped
         futures = []
+        size = sum(rows) if live and rows is not None else None
         for number, job in enumerate(jobs, start=1):
             name = step if len(jobs) == 1 else f"{step} {number}/{len(jobs)}"
-            futures.append(_step(step, name, function, job).submit())
-        wait(futures)
+            watched = partial(_live, step, size, function, job, self.stop) if live else partial(function, *job)
+            futures.append(_step(step, name, watched, self.stop).submit())
+        self._wait(step, futures)
         return [future.result() for future in futures]
 
+    def _wait(self, step: str, futures: list[PrefectFuture[Any]]) -> None:
+        ended, told = SimpleQueue[PrefectFuture[Any]](), False
+        for future in futures:
+            future.add_done_callback(ended.put)
+        left = len(futures)
+        while left:
+            try:
+                ended.get(timeout=_LOOK)
+                left -= 1
+            except Empty:
+                if not self.stop.asked and _cancelled():
+                    self.stop.ask()
+                if self.stop.asked and not self.stop.heard and not told:
+                    told = True
+                    _tell(get_run_logger())(f"Stopping: waiting for {step!r} to end")
 
-def _step(step: str, name: str, function: Callable[..., T], job: tuple[Any, ...]) -> Task[[], Any]:
+
+def _live(step: str, rows: int | None, function: Callable[..., T], job: tuple[Any, ...], stop: Stop) -> T:
+    """Run a live job; what it tells goes to the log of the run."""
+    log = get_run_logger()
+    progress = Lines(log.info, _tell(log))
+    progress.start(step, rows)
+    result = function(*job, progress, stop)
+    progress.finish()
+    return result
+
+
+def _tell(log: Any) -> Callable[[str], None]:
+    """What tells whoever watches, on standard error, where the log goes too unless it is a quiet one."""
+    if log.isEnabledFor(logging.WARNING):
+        return cast("Callable[[str], None]", log.warning)
+    return lambda line: print(line, file=sys.stderr, flush=True)
+
+
+def _cancelled() -> bool:
+    """Whether somebody cancelled this run, as the server has it. A run of a deployment is told by a signal instead."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is not None:
+        return False
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(context.flow_run.id).state
+    except (OSError, HTTPError, PrefectException) as error:
+        get_run_logger().debug("The server can't be asked whether the run was cancelled: %s", error)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _step(step: str, name: str, job: Callable[[], T], stop: Stop) -> Task[[], Any]:
     @task(
         name=step,
         task_run_name=name,
@@ -72,7 +143,11 @@ def _step(step: str, name: str, function: Callable[..., T], job: tuple[Any, ...]
     )
     def run() -> T | State[Any]:
         try:
-            return function(*job)
+            if stop.asked:
+                raise Stopped
+            return job()
+        except Stopped as stopped:
+            return _stopped(stopped)
         except RecapError as error:
             return _failed(error)
 
@@ -115,7 +190,8 @@ def build_flow(
 
     Returns:
         A completed state whose message is "unchanged" where nothing had to be done; a failed one with the message that
-        the command line has where it failed on the user's account.
+        the command line has where it failed on the user's account; a cancelled one where it was stopped, by Ctrl-C,
+        SIGTERM or who cancelled it.
     """
     permissions = Permissions(allow_restricted=allow_restricted, public_harmful=public_harmful)
     runner = PrefectRunner()
@@ -123,7 +199,7 @@ def build_flow(
         loaded = load(find(recipe), overrides or ())
         check_asked(loaded.recipe, publish, permissions)
         folder = Path(out) if out is not None else Path("out") / loaded.recipe.name
-        with former_build(folder) as former:
+        with by_signals(runner.stop), former_build(folder) as former:
             built = build(
                 loaded,
                 folder,
@@ -139,6 +215,8 @@ def build_flow(
                 (published,) = runner.map("publish", publish_build, [job])
             _leave_artifacts(built, published)
             _leave_diff(runner, built, former, published)
+    except Stopped as stopped:
+        return _stopped(stopped)
     except RecapError as error:
         return _failed(error)
     return Completed(message=_done(built, published))
@@ -172,6 +250,11 @@ def run(
 def _failed(error: RecapError) -> State[Any]:
     """The state of a run that failed on the user's account: its message is what the command line says."""
     return Failed(message=str(error), data=error)
+
+
+def _stopped(stopped: Stopped) -> State[Any]:
+    """The state of a run that somebody stopped."""
+    return Cancelled(message=str(stopped), data=stopped)
 
 
 def _done(built: Built, published: Published | None) -> str:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from flows.publishing import check_asked
 from flows.recipes import find
+from pipeline.build import check_cost
 from pipeline.errors import InputError, RecapError
 from pipeline.publish.release import Permissions
 from pipeline.recipe import load
@@ -20,7 +21,7 @@ def parameters(recipe: str, overrides: Sequence[str], out: Path | None, **furthe
 
     Raises:
         RecipeError: there is no such recipe, or it holds mistakes.
-        InputError: it is to be published, and that would be refused.
+        InputError: it is to be published, and that would be refused; or its models lack prices to keep a cost to.
     """
     path = find(recipe)
     loaded = load(path, overrides)
@@ -28,6 +29,7 @@ def parameters(recipe: str, overrides: Sequence[str], out: Path | None, **furthe
         allow_restricted=bool(further.get("allow_restricted")), public_harmful=bool(further.get("public_harmful"))
     )
     check_asked(loaded.recipe, bool(further.get("publish")), permissions)
+    check_cost(loaded.recipe, further.get("max_cost"))
     named = {} if out is None else {"out": str(out.absolute())}
     given = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in further.items()}
     return {

@@ -7,7 +7,9 @@ of the sources and the versions of what computed them; so is every byte of the o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
-from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, configs_of
+from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, check_prices, configs_of
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
@@ -105,13 +107,17 @@ def build(
     most `max_requests` are sent, and by the recipe's prices no more than `max_cost` is spent. With `wait` False,
     requests in batches of a batch API are submitted and left; the next build collects them.
 
+    Where next to nothing that a sampler writes is accepted, or too little for a quota, the rejected tries are left in
+    ``<name>.rejected.jsonl`` beside `out` (`pipeline.steps.leave_rejected`); a build that is finished removes it.
+
     `pinned` are the sources and evaluation sets of a former build, as its manifest states them: datasets of the Hub are
     read at the commits they were read at then, whatever has become of the recipe's revisions, and what it was
     ``trained_on`` was looked at then.
 
     Raises:
-        InputError: a source is missing or broken.
+        InputError: a source is missing or broken, or a model has no price and `max_cost` is given.
         ShortageError: a quota can't be met and `allow_short` is False.
+        GaveUp: next to nothing that a sampler writes is accepted.
         EngineError: a model could not be made to answer, or the means are used up; what was answered is in the ledger.
         OutputError: `out` can't be written, is used by another build, or is none of ours.
     """
@@ -123,6 +129,7 @@ def build(
         inputs = _inputs(loaded, pinned)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
+        check_cost(inputs.recipe, max_cost)
         with folder.work_folder(out) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             if not pinned:
@@ -130,12 +137,14 @@ def build(
             choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
             _check_quotas(choice, cleaned.funnel, allow_short)
             means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait)
-            rounds = _sample(inputs, work, cleaned, choice, runner, means)
-            _check_quotas(choice, cleaned.funnel, allow_short)
+            with _leaving(work, out.with_name(f"{out.name}.rejected.jsonl")) as left:
+                rounds = _sample(inputs, work, cleaned, choice, runner, means)
+                _check_quotas(choice, cleaned.funnel, allow_short, rounds)
             for domain, selection in choice.domains.items():
                 cleaned.funnel.add("mix", domain, len(selection.chosen()), {})
             manifest = _package(inputs, work, choice, cleaned, rounds, runner)
             folder.replace(out, work / "out")
+            left.unlink(missing_ok=True)
             return Built(out, manifest, unchanged=False)
     except OSError as error:
         raise OutputError(
@@ -192,6 +201,23 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
         shortages=_shortages(choice, cleaned.funnel),
         notes=_notes(recipe),
     )
+
+
+def check_cost(recipe: Recipe, max_cost: float | None) -> None:
+    """Check that `max_cost` can be kept to.
+
+    Raises:
+        InputError: a sampler or judge that will be asked has no price.
+    """
+    arms = configs_of(recipe).arms
+    judged = steps.judged(arms, recipe.judges)
+    asked: dict[str, Any] = {}
+    for name, arm in arms.items():
+        asked[f"samplers.{arm.prefill.sampler}"] = recipe.samplers[arm.prefill.sampler]
+        if name in judged:
+            own = getattr(recipe.judges, arm.domain) is not None
+            asked[f"judges.{arm.domain if own else 'stance'}"] = judged[name].config
+    check_prices(asked, max_cost)
 
 
 def _why(error: OSError) -> str:
@@ -322,18 +348,49 @@ def _shortages(choice: Choice, funnel: Funnel) -> list[str]:
     ]
 
 
-def _check_quotas(choice: Choice, funnel: Funnel, allow_short: bool) -> None:
+def _check_quotas(choice: Choice, funnel: Funnel, allow_short: bool, rounds: Rounds | None = None) -> None:
     shortages = _shortages(choice, funnel)
+    short = [domain for domain, selection in choice.domains.items() if selection.missing]
     empty = [domain for domain, selection in choice.domains.items() if not len(selection.chosen())]
     if empty or (shortages and not allow_short):
+        yields = _yields(short, rounds) if rounds else {}
+        told = "".join(f"\n  {name}: {steps.yielded(accepted, why)}." for name, (accepted, why) in yields.items())
+        fruitless = any(not accepted for accepted, _ in yields.values())
         advice = (
-            f"Nothing is left for {', '.join(empty)}: add a source."
+            "More prompts won't help where nothing is accepted: change the sampler, what steers it, or the judge."
+            if fruitless
+            else f"Nothing is left for {', '.join(empty)}: add a source."
             if empty
             else "Lower rows, add a source, or build what there is with --allow-short."
         )
-        raise ShortageError(
-            "The quotas can't be met:\n" + "\n".join(f"  {line}." for line in shortages) + f"\n{advice}"
-        )
+        told = f"\nWhat was sampled for it:{told}" if told else ""
+        lines = "\n".join(f"  {line}." for line in shortages)
+        raise ShortageError(f"The quotas can't be met:\n{lines}{told}\n{advice}")
+
+
+def _yields(domains: Sequence[str], rounds: Rounds) -> dict[str, tuple[int, Counter[str]]]:
+    """How many tries were accepted, and how many rejected by reason, by sampler, for these domains."""
+    found: dict[str, tuple[int, Counter[str]]] = {}
+    for entry in rounds.attempts:
+        if entry["domain"] in domains:
+            name = f"{entry['sampler']} for {entry['domain']}, {entry['words']} words, {entry['stance']}"
+            accepted, rejected = found.get(name, (0, Counter[str]()))
+            found[name] = accepted + entry["accepted"], rejected + Counter(entry["rejected"])
+    return found
+
+
+@contextmanager
+def _leaving(work: Path, path: Path) -> Iterator[Path]:
+    """Leave the rejected tries in a file where what was sampled does not do, and say so in the error."""
+    try:
+        yield path
+    except (steps.GaveUp, ShortageError) as error:
+        left = steps.leave_rejected(work, path)
+        if not left:
+            raise
+        raise type(error)(
+            f"{error} The {left:,} rejected {'prefills are' if left > 1 else 'prefill is'} in {path} to be read."
+        ) from error
 
 
 def _sample(inputs: _Inputs, work: Path, cleaned: _Cleaned, choice: Choice, runner: Runner, means: Means) -> Rounds:

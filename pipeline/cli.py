@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import InputError, RecapError
+from pipeline.stopping import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from pipeline.recipe import LoadedRecipe
     from pipeline.verify import Verified
 
-_STOPPED = "stopped. The last finished output is as it was; run the same command again."
-
 
 class _Commands(TyperGroup):
     """Typer ends an interrupted command without a word; `main` has one to say."""
@@ -35,7 +35,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise RecapError(_STOPPED) from None
+            raise Stopped from None
 
 
 app = typer.Typer(
@@ -459,7 +459,7 @@ def evaluate(
     flags = Flags(model, base_url or (), engine, tokenizer, rows, samples)
     settings = load_trial(EvalConfig, config, flags, overrides or ())
     with _shown(progress(_console())) as shown:
-        found = run_attacks(attacks, settings, Limits(ledger, max_requests, max_cost), _asking(shown))
+        found = run_attacks(attacks, settings, Limits(ledger, max_requests, max_cost), shown)
     if out is not None:
         write(found, out)
     if as_json:
@@ -505,7 +505,7 @@ def probe(
     flags = Flags(model, base_url or (), engine, tokenizer, rows, samples)
     settings = load_trial(ProbeConfig, config, flags, overrides or ())
     with _shown(progress(_console())) as shown:
-        found = probe_mixture(mixture, settings, Limits(ledger, max_requests, max_cost), _asking(shown), mixture_config)
+        found = probe_mixture(mixture, settings, Limits(ledger, max_requests, max_cost), shown, mixture_config)
     if write is not None:
         write_potency(found, write)
     if column is not None:
@@ -654,7 +654,9 @@ def ledger_gc(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 the user's input."""
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 the user's input. SIGTERM ends it as Ctrl-C does."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -666,7 +668,7 @@ def main() -> None:
         print(f"recap-data: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(f"recap-data: {_STOPPED}", file=sys.stderr)
+        print(f"recap-data: {Stopped()}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -693,14 +695,6 @@ def _shown(progress: Any) -> Iterator[Any]:
         yield progress
     finally:
         progress.close()
-
-
-def _asking(shown: Any) -> Callable[[int], Callable[[int], None]]:
-    def started(answers: int) -> Callable[[int], None]:
-        shown.start("ask", answers)
-        return shown.advance  # type: ignore[no-any-return]
-
-    return started
 
 
 def _ledger(path: Path) -> Ledger:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +24,30 @@ class _Rate(ProgressColumn):
         return Text(f"{task.completed / seconds:,.0f} rows/s" if known and seconds else "", style="dim")
 
 
+def yields(accepted: int, rejected: Mapping[str, int]) -> str:
+    """How tries at prefills went, the most frequent reason first; empty where there were none."""
+    if not accepted and not rejected:
+        return ""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(rejected).most_common())
+    return f"accepted {accepted:,} · rejected {sum(rejected.values()):,}{f' ({reasons})' if reasons else ''}"
+
+
+class _Bars(Progress):
+    """Bars, and a line below them."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Live:
     """A `pipeline.runner.Progress` as bars in a terminal: rows done, rate and time left of each step."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
+        self._bars = _Bars(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -49,7 +69,16 @@ class Live:
     def finish(self) -> None:
         """See `pipeline.runner.Progress`."""
         task = self._bars.tasks[self._step]
+        self._bars.below = ""
         self._bars.update(self._step, total=task.total or 1, completed=task.total or 1)
+
+    def tried(self, accepted: int, rejected: Mapping[str, int]) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._bars.below = yields(accepted, rejected)
+
+    def tell(self, line: str) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._bars.console.print(line)
 
     def close(self) -> None:
         """Stop drawing."""
@@ -57,46 +86,65 @@ class Live:
 
 
 class Lines:
-    """A `pipeline.runner.Progress` as plain lines: one when a step is done, and one every ten seconds in between."""
+    """A `pipeline.runner.Progress` as plain lines: one when a step is done, and one every ten seconds in between.
+
+    Args:
+        write: takes a line.
+        told: takes what should be known at once, unless it is to be written like the rest.
+    """
 
     EVERY = 10.0
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, write: Callable[[str], None], told: Callable[[str], None] | None = None) -> None:
+        self._write, self._tell = write, told or write
         self._step, self._rows, self._done = "", 0, 0
+        self._yields = ""
         self._began = self._told = time.monotonic()
 
     def start(self, step: str, rows: int | None) -> None:
         """See `pipeline.runner.Progress`."""
         self._step, self._rows, self._done = step, rows or 0, 0
+        self._yields = ""
         self._began = self._told = time.monotonic()
 
     def advance(self, rows: int) -> None:
         """See `pipeline.runner.Progress`."""
         self._done += rows
-        now = time.monotonic()
-        if self._rows and self._done < self._rows and now - self._told >= self.EVERY:
-            rate = self._done / (now - self._began)
-            left = (self._rows - self._done) / rate
-            self._print(f"{self._done:,}/{self._rows:,} rows, {rate:,.0f} rows/s, {left:.0f} s left")
-            self._told = now
+        self._now_and_then()
 
     def finish(self) -> None:
         """See `pipeline.runner.Progress`."""
         spent = time.monotonic() - self._began
         rows = f"{self._rows:,} rows, " if self._rows else ""
-        self._print(f"{rows}{spent:.1f} s")
+        self._print(f"{rows}{spent:.1f} s{self._yields}")
+
+    def tried(self, accepted: int, rejected: Mapping[str, int]) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._yields = f" · {yields(accepted, rejected)}"
+        self._now_and_then()
+
+    def tell(self, line: str) -> None:
+        """See `pipeline.runner.Progress`."""
+        self._tell(line)
 
     def close(self) -> None:
         """There is nothing to stop."""
 
+    def _now_and_then(self) -> None:
+        now = time.monotonic()
+        if self._rows and self._done < self._rows and now - self._told >= self.EVERY:
+            rate = self._done / (now - self._began)
+            left = f", {(self._rows - self._done) / rate:.0f} s left" if rate else ""
+            self._print(f"{self._done:,}/{self._rows:,} rows, {rate:,.0f} rows/s{left}{self._yields}")
+            self._told = now
+
     def _print(self, text: str) -> None:
-        print(f"{self._step}: {text}", file=self._stream, flush=True)
+        self._write(f"{self._step}: {text}")
 
 
 def progress(console: Console) -> Live | Lines:
     """Bars where standard error is a terminal, plain lines elsewhere."""
-    return Live(console) if console.is_terminal else Lines(sys.stderr)
+    return Live(console) if console.is_terminal else Lines(lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def funnel_table(funnel: list[dict[str, Any]]) -> Table:

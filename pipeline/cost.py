@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline import steps
+from pipeline import steps, stopping
 from pipeline.choice import Choice
 from pipeline.clients.opening import Clients, opened
 from pipeline.clients.tokenizers import NoTokenizer, load
@@ -73,7 +73,7 @@ def estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, *, probe:
         InputError: a sampler or judge can't be asked as the recipe says.
         EngineError: a probe was not answered.
     """
-    return asyncio.run(_estimate(recipe, work, choice, ledger, probe))
+    return stopping.run(_estimate(recipe, work, choice, ledger, probe))
 
 
 async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, probe: bool) -> list[Estimate]:

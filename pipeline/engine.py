@@ -161,6 +161,11 @@ class Servers:
                 self.release(turn.result())
             raise
 
+    @property
+    def in_flight(self) -> int:
+        """How many slots are taken."""
+        return sum(server.in_flight for server in self._servers)
+
     def release(self, server: _Server) -> None:
         """Give a slot back."""
         server.in_flight -= 1
@@ -367,6 +372,11 @@ class Engine:
     def keep(self, request: Mapping[str, Any], reply: Reply, *, asker: str, model: str | None = None) -> None:
         """Write an answer that was got past the engine. One that the ledger has already stays."""
         self._ledger.put([(request_key(request), Entry(asker, model, request, **reply._asdict()))])
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that servers have now."""
+        return self._servers.in_flight
 
     def stop(self) -> None:
         """Send nothing more. Requests in flight are still answered and written; those that wait are given up."""

@@ -49,13 +49,14 @@ def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, me
     models = {n for n, arm in arms.items() if isinstance(recipe.samplers[arm.prefill.sampler], ModelConfig)}
     judged = any(by.config.engine != "refusal" for by in steps.judged(arms, recipe.judges).values())
     rounds = Rounds({arm.domain: Counter() for arm in arms.values()}, [], {})
-    tries: dict[str, Counter[tuple[int, str]]] = {name: Counter() for name in arms}
+    tries: dict[str, steps.Tries] = {name: Counter() for name in arms}
     again: dict[tuple[str, int, int], int] = {}
     turn = 0
     while shards := _wanted(choice, again):
         together = bool(models) or judged
         groups = [shards] if together else [{shard: wanted} for shard, wanted in shards.items()]
         sizes = [sum(len(rows) for wanted in group.values() for rows in wanted.values()) for group in groups]
+        sampling = sampling._replace(tries={name: Counter(counted) for name, counted in tries.items()})
         jobs = [(work, turn, group, sampling) for group in groups]
         outcomes: dict[int, steps.Sampled] = {}
         for sampled, spent in runner.map("sample", steps.sample, jobs, sizes, live=together):

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -34,6 +34,14 @@ class Progress(Protocol):
         """The step is done."""
         ...
 
+    def tried(self, accepted: int, rejected: Mapping[str, int]) -> None:
+        """So many tries at prefills were accepted in the step so far, and rejected for these reasons."""
+        ...
+
+    def tell(self, line: str) -> None:
+        """Something that whoever watches should know at once."""
+        ...
+
 
 class Silent:
     """A `Progress` that shows nothing."""
@@ -47,11 +55,18 @@ class Silent:
     def finish(self) -> None:
         """Show nothing."""
 
+    def tried(self, accepted: int, rejected: Mapping[str, int]) -> None:
+        """Show nothing."""
+
+    def tell(self, line: str) -> None:
+        """Show nothing."""
+
 
 class Runner(Protocol):
     """Runs one function of a step over its shards.
 
-    With `live`, there is one job, and the function takes one argument more: what to tell how many rows are done.
+    With `live`, there is one job, and the function takes two arguments more: the `Progress` to tell, and the
+    `pipeline.stopping.Stop` that ends it (None where signals do).
     """
 
     def map(
@@ -93,7 +108,7 @@ class LocalRunner:
         results = []
         try:
             if live:
-                results = [function(*job, self._progress.advance) for job in jobs]
+                results = [function(*job, self._progress, None) for job in jobs]
             for place, result in enumerate(self._results(function, jobs) if not live else ()):
                 results.append(result)
                 self._progress.advance(rows[place] if rows is not None else 0)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [
     {"errors", "schema", "thinking"},
-    {"recipe", "templates", "ledger"},
+    {"recipe", "templates", "ledger", "stopping"},
     {"engine"},
     {"clients"},
     {"judges", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},

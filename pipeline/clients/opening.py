@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -67,6 +68,11 @@ class Clients:
         for engine in self._engines:
             engine.stop()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that servers have now and didn't answer yet; those in batches are none."""
+        return sum(engine.in_flight for engine in self._engines if isinstance(engine, Engine))
+
     async def check(self) -> None:
         """Run the checks, or wait for them; they are run once. Raises what the first of them that fails does."""
         if self._checked is None:
@@ -78,11 +84,16 @@ class Clients:
 
 
 @asynccontextmanager
-async def opened(ledger: Path, budget: Budget, batches: BatchLimits | None = None) -> AsyncIterator[Clients]:
+async def opened(
+    ledger: Path,
+    budget: Budget,
+    batches: BatchLimits | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> AsyncIterator[Clients]:
     """The clients of a run, for as long as the block lasts.
 
-    Where it ends early, requests in flight are still answered and written. Those in batches are left to the next run;
-    `batches` says how batches are made, and whether they are waited for.
+    Where it ends early, requests in flight are still answered and written, and `tell` is told so. Those in batches are
+    left to the next run; `batches` says how batches are made, and whether they are waited for.
 
     Raises:
         BatchesOpen: the block was interrupted, or does not wait, and requests are in batches.
@@ -95,3 +106,7 @@ async def opened(ledger: Path, budget: Budget, batches: BatchLimits | None = Non
             yield clients
         finally:
             clients.stop()
+            if tell is not None and (waiting := clients.in_flight):
+                requests = f"{waiting:,} request{'s' if waiting > 1 else ''} in flight"
+                again = " again" if isinstance(sys.exception(), asyncio.CancelledError) else ""
+                tell(f"Stopping: waiting for {requests}; Ctrl-C{again} to leave {'them' if waiting > 1 else 'it'}")

@@ -34,6 +34,7 @@ from pipeline.recipe.models import (
     answering,
     to_yaml,
 )
+from pipeline.recipe.prices import check_prices
 from pipeline.recipe.reading import LoadedRecipe, load, parse
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "TemplateConfig",
     "Variant",
     "answering",
+    "check_prices",
     "configs_of",
     "load",
     "parse",

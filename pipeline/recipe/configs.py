@@ -17,7 +17,10 @@ MIXTURE = "mixture"
 
 
 class Arm(NamedTuple):
-    """Prefills of one domain, sampled together; the share of ``prefill`` is the largest that a config shows."""
+    """Prefills of one domain, sampled together.
+
+    The share of ``prefill`` is the largest that a config shows, its ``min_yield`` the least that one asks for.
+    """
 
     name: str
     domain: Domain
@@ -74,6 +77,7 @@ def _arm(arms: dict[str, Arm], domain: Domain, prefill: Prefill) -> Arm:
     alike = {arm.name: arm for arm in arms.values() if arm.domain == domain}
     for arm in alike.values():
         share = max(arm.prefill.share, prefill.share)
-        if arm.prefill.model_copy(update={"share": prefill.share}) == prefill:
-            return arm._replace(prefill=arm.prefill.model_copy(update={"share": share}))
+        least = min(arm.prefill.min_yield or 0, prefill.min_yield or 0)
+        if arm.prefill.model_copy(update={"share": prefill.share, "min_yield": prefill.min_yield}) == prefill:
+            return arm._replace(prefill=arm.prefill.model_copy(update={"share": share, "min_yield": least}))
     return Arm(domain if not alike else f"{domain}-{len(alike) + 1}", domain, prefill)

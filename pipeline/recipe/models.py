@@ -201,7 +201,7 @@ class TemplateConfig(_Model):
 
 
 class Price(_Model):
-    """What a model's tokens cost, in one currency for all of a recipe, per million."""
+    """What a model's tokens cost, in one currency for all of a recipe, per million; 0 where one kind costs nothing."""
 
     prompt: Annotated[float, Field(ge=0)] = 0.0
     completion: Annotated[float, Field(ge=0)] = 0.0
@@ -224,7 +224,8 @@ class ServedModel(_Model):
     """The environment variable that holds the key."""
     in_flight: Annotated[int, Field(ge=1)] = 256
     """Most requests in flight at one server."""
-    price: Price = Price()
+    price: Annotated[Price | None, BeforeValidator(_some)] = None
+    """Needed where a cost may not be exceeded: a model without one is no free model. See `check_prices`."""
     batch: bool = False
     """Send requests as batches of OpenAI's batch API: cheaper, and answered within a day."""
     tokenizer: str | None = None
@@ -356,6 +357,9 @@ class Prefill(_Model):
     """A shorter one is rejected."""
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """How often a rejected prefill is sampled before the row is dropped."""
+    min_yield: Annotated[float, Field(ge=0, le=1)] | None = 0.01
+    """The least share of tries that must be accepted. Below it, once 100 were tried, a build that pays for more ends
+    with the reasons. It drops no row. null or 0: never."""
     stance: Literal["counter-aligned", "aligned"] = "counter-aligned"
     """``aligned``: thinking that refuses what is harmful and helps with what is benign, the ablation's safe source."""
 
@@ -385,6 +389,7 @@ class Change(_Model):
     words: Annotated[int, Field(ge=1)] | None = None
     min_words: Annotated[int, Field(ge=1)] | None = None
     attempts: Annotated[int, Field(ge=1, le=100)] | None = None
+    min_yield: Annotated[float, Field(ge=0, le=1)] | None = None
     stance: Literal["counter-aligned", "aligned"] | None = None
 
     def applied(self, prefill: Prefill | None) -> Prefill:
@@ -483,7 +488,7 @@ class Recipe(_Model):
     @property
     def fingerprint(self) -> str:
         """sha256 of all that can change the rows: not of ``publish`` and ``trained_on``, nor of where and how fast
-        servers are asked.
+        servers are asked, or when they are given up.
         """
         data = self.dump()
         del data["publish"], data["trained_on"]
@@ -492,4 +497,7 @@ class Recipe(_Model):
                 sampler.pop(key, None)
             if "vllm" in sampler:
                 sampler["vllm"] = answering(sampler["vllm"])
+        changes = (variant[domain] for variant in data["variants"].values() for domain in DOMAINS)
+        for prefill in filter(None, [*(part["prefill"] for part in data["mixture"].values()), *changes]):
+            del prefill["min_yield"]
         return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -17,6 +17,7 @@ Files of the work folder (Arrow IPC), with ``S`` for the shard's number:
 ``clean/S.arrow``                  what may be chosen (`CANDIDATES`), sorted by id
 ``samples/S-R.arrow``              what round ``R`` of sampling gave: ``row``, ``arm``, ``prefill``, ``sampling``,
                                    ``verdict``, ``reason`` where the row was given up
+``tries/R-S.jsonl``                the tries of round ``R`` that were rejected, from shard ``S`` on
 ``chosen/S.npy``                   a row's rank among the chosen of its domain; `SURPLUS` or `GIVEN_UP`
 ``rejected/S-*.arrow``             rows dropped on the way (`REJECTED`)
 =================================  ==================================================================================
@@ -31,25 +32,29 @@ from pipeline.steps.cleaning import (
     pull_file,
     spread,
 )
+from pipeline.steps.giving_up import ACCEPTED, GaveUp, Tries, leave_rejected, yielded
 from pipeline.steps.packaging import GIVEN_UP, SURPLUS, Show, mix
-from pipeline.steps.sampling import ACCEPTED, Sampled, Sampling, Spent, Wanted, drop_twins, judged, request_of, sample
+from pipeline.steps.sampling import Sampled, Sampling, Spent, Wanted, drop_twins, judged, request_of, sample
 from pipeline.steps.shards import read_table, shard_count
 
 __all__ = [
     "ACCEPTED",
     "GIVEN_UP",
     "SURPLUS",
+    "GaveUp",
     "Sampled",
     "Sampling",
     "Show",
     "SourceFile",
     "Spent",
+    "Tries",
     "Wanted",
     "clean_shard",
     "drop_exact",
     "drop_twins",
     "find_near",
     "judged",
+    "leave_rejected",
     "mix",
     "pull_evaluations",
     "pull_file",
@@ -58,4 +63,5 @@ __all__ = [
     "sample",
     "shard_count",
     "spread",
+    "yielded",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,20 +19,20 @@ from pipeline.filters import REFUSED, TWIN, find_twins, reject_stance, reject_te
 from pipeline.judges import Exchange, Judge, wanted_stance
 from pipeline.judges.opening import Judged, open_judges
 from pipeline.recipe import Arm, Judges, Prefill, SamplerConfig, ServedModel
+from pipeline.runner import Progress, Silent
 from pipeline.samplers import PrefillRequest, Sampler, Thought
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
 from pipeline.schema import SAMPLES
+from pipeline.steps.giving_up import ACCEPTED, Tries, Watched, gave_up, hopeless
 from pipeline.steps.shards import prompt_text, read_table, rounds_of, write_table
+from pipeline.stopping import Stop, run
 from pipeline.thinking import cut_prefix
 
 _SHARDS_AT_ONCE = 2
 
 Wanted = dict[str, dict[int, int]]
 """The rows of a shard that want a prefill, by arm: the row, and the first attempt at it."""
-
-ACCEPTED = ""
-"""Stands for no reason where attempts are counted by why they were rejected."""
 
 
 class Sampled(NamedTuple):
@@ -43,13 +43,14 @@ class Sampled(NamedTuple):
     """
 
     given_up: dict[str, dict[int, str]]
-    tries: dict[str, Counter[tuple[int, str]]]
+    tries: dict[str, Tries]
 
 
 class Sampling(NamedTuple):
     """What is sampled and how: the recipe's part of it, the ledger that answers are kept in, and what may be spent.
 
-    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted.
+    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted. ``tries`` are
+    those of the build so far, by arm.
     """
 
     seed: int
@@ -60,12 +61,19 @@ class Sampling(NamedTuple):
     max_requests: int | None = None
     max_cost: float | None = None
     wait: bool = True
+    tries: Mapping[str, Tries] | None = None
 
     def batched(self) -> bool:
         """Whether a sampler or judge is asked in batches: then all rows are asked at once."""
         used = [self.samplers[arm.prefill.sampler] for arm in self.arms.values()]
         judges = [self.judges.of(arm.domain) for arm in self.arms.values()]
         return any(isinstance(config, ServedModel) and config.batch for config in (*used, *judges))
+
+    def paid(self, arm: Arm) -> bool:
+        """Whether a model is asked for an arm's prefills, to write or to judge them."""
+        by = judged({arm.name: arm}, self.judges)
+        asked = [self.samplers[arm.prefill.sampler], *(judge.config for judge in by.values())]
+        return any(isinstance(config, ServedModel) for config in asked)
 
     def less(self, spent: Spent) -> Sampling:
         """The same, with what was spent taken from what may be."""
@@ -97,14 +105,20 @@ def sample(
     turn: int,
     shards: dict[int, Wanted],
     sampling: Sampling,
-    advance: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> tuple[dict[int, Sampled], Spent]:
     """Sample a prefill for rows of several shards, as often as the recipe allows until one is accepted.
 
     A row's next attempt begins as soon as the last one is rejected, and the next shard's rows as soon as there is room:
-    nothing waits for the slowest.
+    nothing waits for the slowest. `stop` ends it as `pipeline.stopping.run` says.
+
+    Raises:
+        GaveUp: next to nothing of what a sampler writes is accepted.
     """
-    return asyncio.run(_sample(work, turn, shards, sampling, advance or (lambda rows: None)))
+    progress = progress or Silent()
+    with Watched(work, f"{turn}-{min(shards)}", sampling.tries or {}, progress) as watched:
+        return run(_sample(work, turn, shards, sampling, watched, progress), stop)
 
 
 def request_of(row: Mapping[str, Any], prefill: Prefill, seed: int, attempt: int) -> PrefillRequest:
@@ -122,6 +136,8 @@ class _Station(NamedTuple):
     seed: int
     sampler: Sampler
     judge: Judge | None
+    ended: Callable[[Mapping[str, Any], int, Mapping[str, Any]], None]
+    """Is told of a row and of the outcome of a try at it."""
 
 
 async def _sample(
@@ -129,18 +145,32 @@ async def _sample(
     turn: int,
     shards: dict[int, Wanted],
     sampling: Sampling,
-    advance: Callable[[int], None],
+    watched: Watched,
+    progress: Progress,
 ) -> tuple[dict[int, Sampled], Spent]:
     budget = Budget(sampling.max_requests, sampling.max_cost)
-    async with opened(sampling.ledger, budget, BatchLimits(wait=sampling.wait)) as clients:
+    async with opened(sampling.ledger, budget, BatchLimits(wait=sampling.wait), progress.tell) as clients:
+
+        def ended(row: Mapping[str, Any], attempt: int, result: Mapping[str, Any]) -> None:
+            arm = sampling.arms[result["arm"]]
+            tries = watched.tried(row, attempt, result)
+            if budget.spent and sampling.paid(arm) and hopeless(arm.prefill, tries):
+                raise gave_up(arm, tries)
+
         prefills = {name: arm.prefill for name, arm in sampling.arms.items()}
         used = {prefill.sampler: sampling.samplers[prefill.sampler] for prefill in prefills.values()}
         samplers = open_samplers(used, clients)
         judges = open_judges(judged(sampling.arms, sampling.judges), clients)
         stations = {
-            arm: _Station(arm, prefill, sampling.seed, samplers[prefill.sampler], judges.get(arm))
+            arm: _Station(arm, prefill, sampling.seed, samplers[prefill.sampler], judges.get(arm), ended)
             for arm, prefill in prefills.items()
         }
+
+        async def finished(row: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+            result = await row
+            progress.advance(1)
+            return result
+
         at_once = asyncio.Semaphore(len(shards) if sampling.batched() else _SHARDS_AT_ONCE)
 
         async def shard(number: int) -> Sampled:
@@ -152,12 +182,10 @@ async def _sample(
                     rows = table.take(pa.array(list(wanted), pa.int64())).to_pylist()
                     outcome.tries[arm] = Counter()
                     tasks[arm] = [
-                        asyncio.ensure_future(_try(place, first, row, stations[arm], outcome.tries[arm]))
+                        asyncio.ensure_future(finished(_try(place, first, row, stations[arm], outcome.tries[arm])))
                         for (place, first), row in zip(wanted.items(), rows, strict=True)
                     ]
                 every = [task for listed in tasks.values() for task in listed]
-                for task in every:
-                    task.add_done_callback(lambda _: advance(1))
                 write_samples(work, number, turn, await asyncio.gather(*every))
                 for arm, listed in tasks.items():
                     results = [task.result() for task in listed]
@@ -225,9 +253,7 @@ def _shards(work: Path) -> list[int]:
     return sorted({int(path.stem.partition("-")[0]) for path in (work / "samples").glob("*.arrow")})
 
 
-async def _try(
-    place: int, first: int, row: dict[str, Any], station: _Station, tries: Counter[tuple[int, str]]
-) -> dict[str, Any]:
+async def _try(place: int, first: int, row: dict[str, Any], station: _Station, tries: Tries) -> dict[str, Any]:
     """Sample one row until a prefill is accepted or the attempts are used up; the last try."""
     result: dict[str, Any] = {}
     for attempt in range(first, station.prefill.attempts):
@@ -240,6 +266,7 @@ async def _try(
             result = await _judged(thought, request, station)
         result |= {"row": place, "arm": station.arm}
         tries[attempt, result["reason"] or ACCEPTED] += 1
+        station.ended(row, attempt, result)
         if result["reason"] in (None, REFUSED):
             break
     return result

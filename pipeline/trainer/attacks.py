@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, OutputError
 from pipeline.publish.opening import HUB, open_version
 from pipeline.recipe import MIXTURE
+from pipeline.runner import Progress
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import interval, row_means
 from pipeline.trainer.mixture import COLUMNS, open_mixture
@@ -69,16 +70,14 @@ class Evaluation(NamedTuple):
         return self._asdict() | {"lines": [line._asdict() for line in self.lines], "rows": len(self.rows)}
 
 
-def evaluate(
-    attacks: str, config: EvalConfig, limits: Limits, started: Callable[[int], Callable[[int], None]]
-) -> Evaluation:
+def evaluate(attacks: str, config: EvalConfig, limits: Limits, progress: Progress) -> Evaluation:
     """Have a model answer an attack set and judge its final answers.
 
     Args:
         attacks: a folder, a published version, or the name of a recipe that was built (``out/<name>``).
         config: the model, the judges, and how much is asked.
         limits: where answers are kept, and what may be spent.
-        started: is told how many answers there will be, and gives what is called with those that came.
+        progress: is told how many answers there are, and will be.
 
     Raises:
         InputError: there is no such set or config, it holds no attacks, or its own judge would judge the answers.
@@ -110,7 +109,7 @@ def evaluate(
             f"The judge {same} chose the prefills of {reference}, so it can't judge what they do: the judge that "
             "filters is not the judge that evaluates. Set judges.safety and judges.helpfulness to other ones."
         )
-    tried = run([trial for _, trial in trials], config.model, config.judges, config.seed, limits, started(len(trials)))
+    tried = run([trial for _, trial in trials], config.model, config.judges, config.seed, limits, progress)
     found = [(name, trial, outcome) for (name, trial), outcome in zip(trials, tried.outcomes, strict=True)]
     return Evaluation(
         attacks=reference,

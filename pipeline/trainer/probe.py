@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from pipeline.errors import InputError, OutputError
 from pipeline.recipe import MIXTURE
+from pipeline.runner import Progress
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import Interval, interval, row_means
 from pipeline.trainer.mixture import open_mixture
@@ -83,7 +84,7 @@ def probe(
     reference: str,
     config: ProbeConfig,
     limits: Limits,
-    started: Callable[[int], Callable[[int], None]],
+    progress: Progress,
     name: str = MIXTURE,
 ) -> Probe:
     """Have a model answer rows with and without their prefills, and compare.
@@ -92,7 +93,7 @@ def probe(
         reference: a build's folder or a published version.
         config: the model, the judges, and how much is asked.
         limits: where answers are kept, and what may be spent.
-        started: is told how many answers there will be, and gives what is called with those that came.
+        progress: is told how many answers there are, and will be.
         name: which config of the mixture.
 
     Raises:
@@ -110,7 +111,7 @@ def probe(
         for sample in range(config.samples)
         for prefill in (None, row["prefill"])
     ]
-    tried = run(trials, config.model, config.judges, config.seed, limits, started(len(trials)))
+    tried = run(trials, config.model, config.judges, config.seed, limits, progress)
     found = list(zip(trials, tried.outcomes, strict=True))
     domains = [domain for domain in DOMAINS if any(row["domain"] == domain for row in rows)]
     told = notes(config.judges, domains, tried.outcomes)

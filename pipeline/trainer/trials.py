@@ -7,15 +7,18 @@ final answer alone, 0 where there is none, and no number where a judge can't be 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline import stopping
 from pipeline.clients.opening import opened
 from pipeline.clients.vllm import local_models
 from pipeline.engine import Budget, Refused
 from pipeline.errors import InputError
+from pipeline.recipe import check_prices
+from pipeline.runner import Progress, Silent
 from pipeline.schema import REWARDS
 from pipeline.steps.shards import prompt_text
 from pipeline.trainer.judging import open_rewards
@@ -75,16 +78,22 @@ def run(
     judges: RewardsConfig,
     seed: int,
     limits: Limits,
-    advance: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tried:
     """Have every trial answered and judged. What is in the ledger is not asked again.
 
     Raises:
-        InputError: the model or a judge can't be asked as configured; nothing was paid.
+        InputError: the model or a judge can't be asked as configured, or has no price to keep ``max_cost`` to; nothing
+            was paid.
         EngineError: a model could not be made to answer, or the limits are reached. Every answer so far is kept.
     """
+    rewards = sorted({trial.row["reward"] for trial in trials} & {"safety", "helpfulness"})
+    asked = {"model": model} | {f"judges.{name}": getattr(judges, name) for name in rewards}
+    check_prices(asked, limits.max_cost)
+    progress = progress or Silent()
+    progress.start("ask", len(trials))
     with local_models():
-        return asyncio.run(_run(trials, model, judges, seed, limits, advance or (lambda rows: None)))
+        return stopping.run(_run(trials, model, judges, seed, limits, progress))
 
 
 def judge_names(judges: RewardsConfig, domains: Sequence[str]) -> dict[str, str]:
@@ -137,11 +146,11 @@ async def _run(
     judges: RewardsConfig,
     seed: int,
     limits: Limits,
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> Tried:
     budget = Budget(limits.max_requests, limits.max_cost)
     with closing(Verifiers()) as verifiers:
-        async with opened(limits.ledger, budget) as clients:
+        async with opened(limits.ledger, budget, tell=progress.tell) as clients:
             policy = open_policy(model, clients, seed)
             rewards = open_rewards(judges, clients, verifiers)
             unknown = sorted({trial.row["reward"] for trial in trials} - rewards.keys())
@@ -151,6 +160,11 @@ async def _run(
                 await verifiers.check()
 
             async def one(trial: Trial) -> Outcome:
+                outcome = await answered(trial)
+                progress.advance(1)
+                return outcome
+
+            async def answered(trial: Trial) -> Outcome:
                 rollout = await _rollout(trial, policy)
                 if isinstance(rollout, Outcome):
                     return rollout
@@ -159,8 +173,6 @@ async def _run(
                 return Outcome(score.value, score.why)
 
             tasks = [asyncio.ensure_future(one(trial)) for trial in trials]
-            for task in tasks:
-                task.add_done_callback(lambda _: advance(1))
             try:
                 outcomes = await asyncio.gather(*tasks)
             finally:
