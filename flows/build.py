@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -232,7 +234,12 @@ def run(
     max_requests: int | None = None,
     max_cost: float | None = None,
 ) -> Built:
-    """Run the flow in this process and wait for it; errors are those of `pipeline.build.build`."""
+    """Run the flow in this process and wait for it; errors are those of `pipeline.build.build`.
+
+    Raises:
+        Stopped: it was stopped, or cancelled.
+    """
+    _start_server()
     state = build_flow(
         recipe,
         overrides=list(overrides),
@@ -245,6 +252,21 @@ def run(
     )
     state.result(raise_on_failure=True)
     return Built(out, read_manifest(out) or {}, unchanged=state.message == "unchanged")
+
+
+def _start_server() -> None:
+    """Start the server that a flow without one gets, deaf to the Ctrl-C that a terminal sends to every process.
+
+    It would be gone before the run's end is told to it. It inherits the mask.
+    """
+    if PREFECT_API_URL.value():
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True):
+            pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _failed(error: RecapError) -> State[Any]:
