@@ -218,8 +218,9 @@ def test_steering_is_asked_with_and_known_by_hash_but_never_stored(server: Endpo
     assert steered["fingerprint"] != plain["fingerprint"]
 
 
-def test_ctrl_c_keeps_what_is_in_flight_and_sends_nothing_more_and_a_second_one_ends_at_once(
-    server: Endpoint, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_what_is_in_flight_and_sends_nothing_more_and_a_second_one_ends_at_once(
+    server: Endpoint, tmp_path: Path, number: signal.Signals
 ) -> None:
     server.set(latency=1.5)
     (tmp_path / "served.yaml").write_text(RECIPE.replace("URL", server.base_url))
@@ -233,7 +234,7 @@ def test_ctrl_c_keeps_what_is_in_flight_and_sends_nothing_more_and_a_second_one_
                 time.sleep(0.02)
             began = time.monotonic()
             for _ in range(signals):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 time.sleep(0.3)
             _, told = process.communicate(timeout=30)
         assert process.returncode == 1
@@ -241,7 +242,36 @@ def test_ctrl_c_keeps_what_is_in_flight_and_sends_nothing_more_and_a_second_one_
             "recap-data: stopped. The last finished output is as it was; run the same command again.\n"
         )
         assert "Traceback" not in told
+        assert "Stopping: waiting for 9 requests in flight; Ctrl-C again to leave them\n" in told
         assert time.monotonic() - began < 6
         with Ledger(tmp_path / "out/ledger.sqlite") as book:
             kept = len(list(book.entries()))
         assert kept == (in_flight if signals == 1 else had)
+
+
+def test_a_build_that_was_started_to_ignore_ctrl_c_ignores_it_and_hears_sigterm(
+    server: Endpoint, tmp_path: Path
+) -> None:
+    """As with nohup, or in a shell's background."""
+    server.set(latency=1.0)
+    (tmp_path / "served.yaml").write_text(RECIPE.replace("URL", server.base_url))
+    command = ["sh", "-c", 'trap "" INT; exec "$0" -m pipeline.cli build served.yaml "$@"', sys.executable]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not len(server.answered()):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 0, told
+    assert (tmp_path / "out/served/manifest.json").exists()
+    server.reset()
+    server.set(latency=2.0)
+    with subprocess.Popen([*command, "--set", "seed=7"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not any("completions" in record.path for record in server.log()):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "recap-data: stopped." in told
