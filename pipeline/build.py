@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import __version__, schema, steps, templates
+from pipeline.budget import Run
 from pipeline.choice import Choice
 from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
@@ -129,7 +130,7 @@ def build(
                 check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
             choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
             _check_quotas(choice, cleaned.funnel, allow_short)
-            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait)
+            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait, Run.begin())
             rounds = _sample(inputs, work, cleaned, choice, runner, means)
             _check_quotas(choice, cleaned.funnel, allow_short)
             for domain, selection in choice.domains.items():

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "schema", "thinking", "claims"},
     {"recipe", "templates", "ledger"},
-    {"engine"},
+    {"engine", "servers", "budget"},
     {"clients"},
     {"judges", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
     {"steps"},

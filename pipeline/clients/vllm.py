@@ -90,7 +90,7 @@ class LocalModel:
             async for output in engine.generate(prompt, parameters, f"r{next(self._number)}"):
                 last = output
         except (ValueError, TypeError) as error:
-            raise Refused(f"vLLM takes no such request: {error}") from error
+            raise Refused(f"vLLM takes no such request: {error}", believed=1) from error
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineError(
                 f"vLLM's engine for {self._config.model!r} died; what it said is above. Every answer so far is in the "
@@ -103,6 +103,9 @@ class LocalModel:
         if written.logprobs:
             kept["logprobs"] = [
                 [(top.decoded_token, top.logprob) for top in place.values()] for place in written.logprobs
+            ]
+            kept["tokens"] = [
+                place[token].decoded_token for place, token in zip(written.logprobs, written.token_ids, strict=True)
             ]
         answer = json.dumps(kept, ensure_ascii=False, sort_keys=True)
         return Reply(answer, written.finish_reason, len(body["prompt"]), len(written.token_ids))

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.schema import DOMAINS, Domain
 from pipeline.thinking import control_token
 
-_ELSEWHERE = ("base_url", "api_key_env", "in_flight", "price", "batch")
+_ELSEWHERE = ("base_url", "api_key_env", "in_flight", "deadline", "tries", "patience", "price", "batch")
 """What a model's answers don't depend on."""
 
 _RESOURCES = frozenset(
@@ -223,7 +223,13 @@ class ServedModel(_Model):
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key."""
     in_flight: Annotated[int, Field(ge=1)] = 256
-    """Most requests in flight at one server."""
+    """Most requests in flight at one server, by all samplers and judges that ask it."""
+    deadline: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a server has for one answer."""
+    tries: Annotated[int, Field(ge=1, le=1000)] = 8
+    """How often a request is sent that gets no answer which can be used."""
+    patience: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which a server that answers nothing is given up; a judge that restarts is waited for as long."""
     price: Price = Price()
     batch: bool = False
     """Send requests as batches of OpenAI's batch API: cheaper, and answered within a day."""

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.budget import Run
 from pipeline.clients.batch import BatchLimits
 from pipeline.clients.opening import opened
 from pipeline.engine import Budget, Refused
-from pipeline.filters import REFUSED, TWIN, find_twins, reject_stance, reject_text
+from pipeline.filters import NO_THINKING, TWIN, find_twins, refused, reject_stance, reject_text
 from pipeline.judges import Exchange, Judge, wanted_stance
 from pipeline.judges.opening import Judged, open_judges
+from pipeline.ledger import REFUSED as LEDGER_REFUSED
 from pipeline.recipe import Arm, Judges, Prefill, SamplerConfig, ServedModel
 from pipeline.samplers import PrefillRequest, Sampler, Thought
 from pipeline.samplers.model import ModelSampler
@@ -49,7 +51,9 @@ class Sampled(NamedTuple):
 class Sampling(NamedTuple):
     """What is sampled and how: the recipe's part of it, the ledger that answers are kept in, and what may be spent.
 
-    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted.
+    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted. What the `run`
+    has spent before is in the ledger. ``checked`` says that all models were asked a harmless request in this run;
+    ``unproven`` are the servers that gave no answer to it.
     """
 
     seed: int
@@ -60,6 +64,9 @@ class Sampling(NamedTuple):
     max_requests: int | None = None
     max_cost: float | None = None
     wait: bool = True
+    run: Run | None = None
+    checked: bool = False
+    unproven: frozenset[str] = frozenset()
 
     def batched(self) -> bool:
         """Whether a sampler or judge is asked in batches: then all rows are asked at once."""
@@ -67,19 +74,22 @@ class Sampling(NamedTuple):
         judges = [self.judges.of(arm.domain) for arm in self.arms.values()]
         return any(isinstance(config, ServedModel) and config.batch for config in (*used, *judges))
 
-    def less(self, spent: Spent) -> Sampling:
-        """The same, with what was spent taken from what may be."""
-        requests = None if self.max_requests is None else self.max_requests - spent.requests
-        cost = None if self.max_cost is None else self.max_cost - spent.cost
-        return self._replace(max_requests=requests, max_cost=cost)
+    def after(self, spent: Spent) -> Sampling:
+        """The same, for the next round."""
+        return self._replace(checked=self.checked or spent.checked, unproven=self.unproven | spent.unproven)
 
 
 class Spent(NamedTuple):
-    """What a round of sampling sent and paid, and how each sampler's servers were seen to go on from a prefill."""
+    """What a run has sent and paid by the end of a round, and what its harmless requests showed of each sampler.
+
+    ``checked`` and ``unproven`` are as in `Sampling`.
+    """
 
     requests: int
     cost: float
     probes: dict[str, str]
+    checked: bool = False
+    unproven: frozenset[str] = frozenset()
 
 
 def judged(arms: Mapping[str, Arm], judges: Judges) -> dict[str, Judged]:
@@ -131,8 +141,11 @@ async def _sample(
     sampling: Sampling,
     advance: Callable[[int], None],
 ) -> tuple[dict[int, Sampled], Spent]:
-    budget = Budget(sampling.max_requests, sampling.max_cost)
-    async with opened(sampling.ledger, budget, BatchLimits(wait=sampling.wait)) as clients:
+    budget = Budget(sampling.max_requests, sampling.max_cost, sampling.run)
+    batches = BatchLimits(wait=sampling.wait)
+    async with opened(
+        sampling.ledger, budget, batches, checked=sampling.checked, unproven=sampling.unproven
+    ) as clients:
         prefills = {name: arm.prefill for name, arm in sampling.arms.items()}
         used = {prefill.sampler: sampling.samplers[prefill.sampler] for prefill in prefills.values()}
         samplers = open_samplers(used, clients)
@@ -169,7 +182,8 @@ async def _sample(
         done = await asyncio.gather(*(asyncio.ensure_future(shard(number)) for number in shards))
         probed = {name: sampler.probed() for name, sampler in samplers.items() if isinstance(sampler, ModelSampler)}
         probes = {name: how for name, how in probed.items() if how is not None}
-    return dict(zip(shards, done, strict=True)), Spent(budget.spent, budget.cost, probes)
+        spent = Spent(budget.spent, budget.cost, probes, clients.checked, clients.unproven)
+    return dict(zip(shards, done, strict=True)), spent
 
 
 def write_samples(work: Path, shard: int, turn: int, results: Sequence[Mapping[str, Any]]) -> None:
@@ -230,17 +244,19 @@ async def _try(
 ) -> dict[str, Any]:
     """Sample one row until a prefill is accepted or the attempts are used up; the last try."""
     result: dict[str, Any] = {}
+    final = False
     for attempt in range(first, station.prefill.attempts):
         request = request_of(row, station.prefill, station.seed, attempt)
         try:
             thought = await station.sampler.sample(request)
-        except Refused:
-            result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
+        except Refused as outcome:
+            result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": refused(str(outcome))}
+            final = outcome.finish == LEDGER_REFUSED
         else:
             result = await _judged(thought, request, station)
         result |= {"row": place, "arm": station.arm}
         tries[attempt, result["reason"] or ACCEPTED] += 1
-        if result["reason"] in (None, REFUSED):
+        if final or result["reason"] is None:
             break
     return result
 
@@ -248,13 +264,18 @@ async def _try(
 async def _judged(thought: Thought, request: PrefillRequest, station: _Station) -> dict[str, Any]:
     sampler, prefill = station.sampler, station.prefill
     prefix = cut_prefix(thought.thinking, prefill.words)
-    reason = reject_text(
-        prefix,
-        prefill.min_words,
-        prompt=request.prompt,
-        steering=sampler.steering,
-        answer=thought.answer,
-        language=sampler.engine != "template",
+    wrote_none = not thought.thinking and thought.answer is not None
+    reason = (
+        NO_THINKING
+        if wrote_none
+        else reject_text(
+            prefix,
+            prefill.min_words,
+            prompt=request.prompt,
+            steering=sampler.steering,
+            answer=thought.answer,
+            language=sampler.engine != "template",
+        )
     )
     verdict = None
     if reason is None and station.judge is not None and request.stance is not None:
@@ -268,7 +289,7 @@ async def _judged(thought: Thought, request: PrefillRequest, station: _Station) 
             "model": sampler.model,
             "revision": sampler.revision,
             "template": sampler.template(request.stance),
-            "parameters": json.dumps(sampler.parameters, sort_keys=True),
+            "parameters": json.dumps(sampler.parameters | _named(thought), sort_keys=True),
             "seed": request.seed,
             "attempt": request.attempt,
             "words": prefix.words,
@@ -276,3 +297,8 @@ async def _judged(thought: Thought, request: PrefillRequest, station: _Station) 
         "verdict": verdict and verdict._asdict(),
         "reason": reason,
     }
+
+
+def _named(thought: Thought) -> dict[str, object]:
+    """What the server calls the model, where that is another name than it was asked by."""
+    return {"answered_by": thought.answered_by} if thought.answered_by is not None else {}

@@ -1104,6 +1104,10 @@ VOICES = {
 # From a test or a benchmark
 
 
+HARMLESS = "Which river is longer"
+"""Stands in what samplers and judges ask a server beforehand."""
+
+
 class Endpoint:
     """A server that runs."""
 
@@ -1117,8 +1121,12 @@ class Endpoint:
         return [Record(**fields) for fields in self._admin("log")["requests"]]
 
     def answered(self) -> Counter[str]:
-        """How often each request to a model got a whole answer that can be used, by `Record.digest`."""
-        return Counter(record.digest for record in self.log() if record.sound and record.path.endswith("/completions"))
+        """How often each request to a model got a whole answer that can be used, by `Record.digest`.
+
+        The harmless one that every server is asked once a run, before anything else, is left out.
+        """
+        sound = [record for record in self.log() if record.sound and record.path.endswith("/completions")]
+        return Counter(record.digest for record in sound if HARMLESS not in record.body)
 
     def most_in_flight(self) -> int:
         """The most requests that the server had at once."""
