@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "schema", "thinking"},
+    {"errors", "schema", "thinking", "documents"},
     {"recipe", "templates", "ledger"},
     {"engine"},
     {"clients"},

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import jinja2
 import yaml
 
 from pipeline import templates
+from pipeline.documents import Unreadable, read_yaml
 from pipeline.errors import InputError
 from pipeline.recipe import Prefill
 
@@ -60,20 +60,12 @@ def strictest_licence(licences: Iterable[str | None]) -> str:
 def render(manifest: dict[str, Any]) -> str:
     """The card of a build, from its manifest (without ``files``); with its ``version`` where it is published."""
     template = templates.load("mixture", "data_cards")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["comma"] = lambda number: f"{number:,}"
+    filters = {"cell": _cell, "comma": lambda number: f"{number:,}"}
+    text = templates.Sandboxed(template, filters, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     configs = _configs(manifest)
     arms = _arms(configs, manifest["recipe"])
-    body = environment.from_string(template.body).render(
-        manifest=manifest,
-        recipe=manifest["recipe"],
-        configs=configs,
-        arms=arms,
-        several=len(arms) > len({arm["domain"] for arm in arms}),
-    )
+    values = {"manifest": manifest, "recipe": manifest["recipe"], "configs": configs, "arms": arms}
+    body = text.render(values | {"several": len(arms) > len({arm["domain"] for arm in arms})})
     return f"---\n{_dumped(_metadata(manifest))}---\n{body}"
 
 
@@ -122,8 +114,8 @@ def _split(card: str) -> tuple[str, str]:
 
 def _mapping(front: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(front) or {}
-    except yaml.YAMLError:
+        data = read_yaml(front).data or {}
+    except Unreadable:
         data = None
     if not isinstance(data, dict):
         raise InputError("The YAML at the top of the published card can't be read. Mend its README.md.")
