@@ -22,12 +22,14 @@ from pipeline.errors import OutputError, ShortageError
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
+from pipeline.publish.manifest import ManifestError, Whole, check
 from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, configs_of
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
 from pipeline.separation import check_prompts, check_samplers
 from pipeline.sources import Located, complete, known, locate
+from pipeline.writing import write_text
 
 LEDGER = "ledger.sqlite"
 """Name of the ledger where none is given: beside the output, so that builds in one folder share it."""
@@ -118,6 +120,7 @@ def build(
     try:
         folder.check_output(out)
         folder.recover(out)
+        written = _written(out)
         if not pinned:
             check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded, pinned)
@@ -134,7 +137,7 @@ def build(
             _check_quotas(choice, cleaned.funnel, allow_short)
             for domain, selection in choice.domains.items():
                 cleaned.funnel.add("mix", domain, len(selection.chosen()), {})
-            manifest = _package(inputs, work, choice, cleaned, rounds, runner)
+            manifest = _package(inputs, work, choice, cleaned, rounds, runner, written)
             folder.replace(out, work / "out")
             return Built(out, manifest, unchanged=False)
     except OSError as error:
@@ -265,9 +268,24 @@ def _unchanged(out: Path, inputs: _Inputs, allow_short: bool) -> dict[str, Any] 
     manifest = folder.read_manifest(out)
     if manifest is None or any(manifest.get(key) != value for key, value in inputs.stated.items()):
         return None
-    if manifest["shortages"] and not allow_short:
+    try:
+        stated = check(manifest, Whole)
+    except ManifestError:
         return None
-    return manifest if folder.intact(out, manifest) else None
+    if stated.shortages and not allow_short:
+        return None
+    rows = {name: known for name, known in manifest["files"].items() if name != card.CARD}
+    if not folder.intact(out, {"files": rows}) or not (out / card.CARD).is_file():
+        return None
+    text = card.written(out, manifest)
+    stated_card = card.render({key: value for key, value in manifest.items() if key != "files"})
+    return manifest if text is None or card.merge(text, stated_card) == text else None
+
+
+def _written(out: Path) -> str | None:
+    """The card of the former build, where somebody wrote on it."""
+    manifest = folder.read_manifest(out)
+    return None if manifest is None else card.written(out, manifest)
 
 
 def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:
@@ -361,7 +379,13 @@ def _shows(recipe: Recipe, choice: Choice) -> list[steps.Show]:
 
 
 def _package(
-    inputs: _Inputs, work: Path, choice: Choice, cleaned: _Cleaned, rounds: Rounds, runner: Runner
+    inputs: _Inputs,
+    work: Path,
+    choice: Choice,
+    cleaned: _Cleaned,
+    rounds: Rounds,
+    runner: Runner,
+    written: str | None,
 ) -> dict[str, Any]:
     (work / "chosen").mkdir(exist_ok=True)
     for shard, ranks in enumerate(choice.ranks()):
@@ -394,9 +418,11 @@ def _package(
         "attempts": rounds.attempts,
         "probes": rounds.probes,
     }
-    (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
+    text = card.render(manifest)
+    write_text(out / card.CARD, text)
     manifest["files"] = {
         path.relative_to(out).as_posix(): folder.file_hash(path) for path in sorted(out.rglob("*")) if path.is_file()
     }
+    write_text(out / card.CARD, card.merge(written, text))
     folder.write_manifest(out, manifest)
     return manifest

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline import steps
 from pipeline.errors import InputError
+from pipeline.publish.manifest import recipe_of
 from pipeline.publish.opening import Snapshot, open_version
 from pipeline.recipe import MIXTURE, Recipe, load
 
@@ -66,8 +67,7 @@ def _is_recipe(reference: str) -> bool:
 def _recipe(reference: str, folder: Path) -> dict[str, Any]:
     if _is_recipe(reference):
         return load(folder / reference).recipe.dump()
-    recipe: dict[str, Any] = _opened(reference, folder).manifest["recipe"]
-    return recipe
+    return recipe_of(_opened(reference, folder).manifest, reference).dump()
 
 
 def _opened(reference: str, folder: Path) -> Snapshot:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "schema", "thinking", "documents"},
+    {"errors", "schema", "thinking", "documents", "writing"},
     {"recipe", "templates", "ledger"},
     {"engine"},
     {"clients"},

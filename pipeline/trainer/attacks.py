@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, OutputError
+from pipeline.publish.manifest import recipe_of
 from pipeline.publish.opening import HUB, open_version
 from pipeline.recipe import MIXTURE
 from pipeline.schema import DOMAINS
@@ -86,7 +87,8 @@ def evaluate(
     """
     reference = _place(attacks)
     manifest = open_version(reference, configs=()).manifest
-    if not manifest["recipe"].get("attack"):
+    recipe = recipe_of(manifest, reference).dump()
+    if not recipe["attack"]:
         raise InputError(
             f"{reference} is no attack set: its recipe has no attack. Build one, as recap-attacks, or ask for the "
             "potency of a training mixture with recap-data probe."
@@ -104,7 +106,7 @@ def evaluate(
             for sample in range(config.samples)
         ]
     domains = [domain for domain in DOMAINS if any(trial.row["domain"] == domain for _, trial in trials)]
-    same = same_judge(config.judges, manifest["recipe"]["judges"], domains)
+    same = same_judge(config.judges, recipe["judges"], domains)
     if same is not None:
         raise InputError(
             f"The judge {same} chose the prefills of {reference}, so it can't judge what they do: the judge that "

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from pipeline.errors import InputError, OutputError
+from pipeline.publish.manifest import recipe_of
 from pipeline.recipe import MIXTURE
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import Interval, interval, row_means
@@ -114,7 +115,7 @@ def probe(
     found = list(zip(trials, tried.outcomes, strict=True))
     domains = [domain for domain in DOMAINS if any(row["domain"] == domain for row in rows)]
     told = notes(config.judges, domains, tried.outcomes)
-    same = same_judge(config.judges, mixture.manifest["recipe"]["judges"], domains)
+    same = same_judge(config.judges, recipe_of(mixture.manifest, mixture.name).dump()["judges"], domains)
     if same is not None:
         told.append(f"the judge {same} also chose these prefills: another one measures more fairly.")
     return Probe(
