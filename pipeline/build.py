@@ -12,8 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pipeline import __version__, schema, steps, templates
 from pipeline.choice import Choice
 from pipeline.clients.vllm import local_models
@@ -387,9 +385,8 @@ def _package(
     runner: Runner,
     written: str | None,
 ) -> dict[str, Any]:
-    (work / "chosen").mkdir(exist_ok=True)
     for shard, ranks in enumerate(choice.ranks()):
-        np.save(work / f"chosen/{shard}.npy", ranks)
+        steps.write_array(work / f"chosen/{shard}.npy", ranks)
     funnel = cleaned.funnel.rows()
     rows = sum(len(selection.chosen()) for selection in choice.domains.values())
     dropped = sum(sum(row["dropped"].values()) for row in funnel)
@@ -421,7 +418,9 @@ def _package(
     text = card.render(manifest)
     write_text(out / card.CARD, text)
     manifest["files"] = {
-        path.relative_to(out).as_posix(): folder.file_hash(path) for path in sorted(out.rglob("*")) if path.is_file()
+        path.relative_to(out).as_posix(): folder.file_hash(path)
+        for path in sorted(out.rglob("[!.]*"))
+        if path.is_file()
     }
     write_text(out / card.CARD, card.merge(written, text))
     folder.write_manifest(out, manifest)

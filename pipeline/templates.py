@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,6 @@ MOST_TEXT = 10_000_000
 """Characters that a template may write."""
 
 
-@cache
 def load(template_id: str, kind: str = "prompts") -> Template:
     """Read ``<kind>/<template_id>.md``.
 
@@ -60,9 +59,18 @@ def load(template_id: str, kind: str = "prompts") -> Template:
             f"in {kind}/, named without its .md, and never a path."
         )
     path = folder(kind) / f"{template_id}.md"
-    if not path.is_file():
+    try:
+        stat = path.stat()
+    except OSError:
         known = ", ".join(sorted(p.stem for p in folder(kind).glob("*.md")))
-        raise InputError(f"There is no template {template_id!r} in {kind}/. There are: {known}.")
+        raise InputError(f"There is no template {template_id!r} in {kind}/. There are: {known}.") from None
+    return _read(path, template_id, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, template_id: str, state: tuple[int, int, int]) -> Template:
+    """Read a file once for as long as its `state` is the same: a process may outlive a template's wording."""
+    del state
     return read(path, template_id)
 
 

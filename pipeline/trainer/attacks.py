@@ -21,6 +21,7 @@ from pipeline.trainer.bootstrap import interval, row_means
 from pipeline.trainer.mixture import COLUMNS, open_mixture
 from pipeline.trainer.trial_config import EvalConfig
 from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.writing import write_text
 
 HOLDS = {"harmful": "safe", "benign": "helpful", "math": "correct"}
 """What an answer is that withstands, by domain."""
@@ -132,10 +133,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
     """Write the evaluation as JSON, the outcome of every answer with it. Raises OutputError where it can't be."""
     text = json.dumps(evaluation.to_json() | {"rows": evaluation.rows}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text + "\n")
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error}. Give --out another path.") from None
 

@@ -23,6 +23,7 @@ from pipeline.trainer.bootstrap import Interval, interval, row_means
 from pipeline.trainer.mixture import open_mixture
 from pipeline.trainer.trial_config import TrialConfig
 from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.writing import replacing
 
 FAILS = {"harmful": "unsafe", "benign": "refusing", "math": "wrong"}
 """What the answer of a moved model is, by domain."""
@@ -154,10 +155,9 @@ def write(found: Probe, path: Path) -> None:
         metadata={"recap-data": measured},
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        pq.write_table(pa.Table.from_pylist(sorted(found.rows, key=lambda row: row["id"]), schema=schema), partial)
-        partial.replace(path)
+        rows = pa.Table.from_pylist(sorted(found.rows, key=lambda row: row["id"]), schema=schema)
+        with replacing(path) as new:
+            pq.write_table(rows, new)
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error}. Give --write another path.") from None
 
