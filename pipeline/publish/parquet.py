@@ -49,8 +49,12 @@ class ShardedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush(self._waiting)
+        try:
+            if kind is None:
+                self._flush(self._waiting)
+        except BaseException as failure:
+            self._opened.__exit__(type(failure), failure, failure.__traceback__)
+            raise
         self._opened.__exit__(kind, error, traceback)
 
     def write(self, table: pa.Table) -> None:

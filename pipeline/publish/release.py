@@ -16,6 +16,7 @@ from pipeline.errors import InputError, OutputError, RecapError
 from pipeline.publish import card, folder, versions
 from pipeline.publish import manifest as manifests
 from pipeline.publish.places import home_paths, without_places
+from pipeline.publish.references import check_place
 from pipeline.publish.versions import Version
 from pipeline.recipe import Recipe
 from pipeline.sources.known import known
@@ -223,6 +224,8 @@ def _place(to: str | None) -> str:
             raise InputError(f"{to} names no repository. Give --to hub:owner/name.")
     elif "://" in to:
         raise InputError(f"{to} is no place to publish to. Give --to hub:owner/name, or --to FOLDER.")
+    else:
+        check_place(to)
     return to
 
 

@@ -13,6 +13,7 @@ from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.publish.folder import inside
 from pipeline.publish.manifest import MANIFEST, ManifestError, Step, Whole, read
+from pipeline.publish.references import HUB, repository
 
 __all__ = ["Build", "Step", "open_build"]
 
@@ -62,7 +63,9 @@ def _files(path: Path, pattern: str) -> list[Path]:
 
 def _read_manifest(path: Path) -> Whole:
     if not path.is_dir():
-        raise InputError(f"{path} is not a folder. Give the folder that recap-data build wrote")
+        hub = str(path).startswith(HUB) or (repository(str(path)) and not path.exists())
+        hint = ". A report is of a folder, and not of a repository of the Hub" if hub else ""
+        raise InputError(f"{path} is not a folder{hint}. Give the folder that recap-data build wrote")
     file = path / MANIFEST
     try:
         _, manifest = read(inside(path, MANIFEST), Whole)

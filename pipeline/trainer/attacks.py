@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, OutputError
 from pipeline.publish.manifest import recipe_of
-from pipeline.publish.opening import HUB, open_version
+from pipeline.publish.opening import open_version
+from pipeline.publish.references import HUB, repository
 from pipeline.recipe import MIXTURE
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import interval, row_means
@@ -161,9 +162,10 @@ def _place(attacks: str) -> str:
     if attacks.startswith(HUB) or Path(attacks).exists():
         return attacks
     if not built.is_dir():
+        place = repository(attacks) or "hub:owner/name@VERSION"
         raise InputError(
             f"There is no attack set {attacks}: neither a folder, nor a build {built}. Build it with recap-data build, "
-            "or give --attacks a folder or hub:owner/name@VERSION."
+            f"or give --attacks a folder or {place}."
         )
     return str(built)
 
