@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.recipes import find, named
@@ -311,3 +313,88 @@ def test_a_mistake_in_any_judge_says_what_is_allowed(judge: str) -> None:
     told = mistakes(GOOD, "judges." + judge + "={engine: guard, model: m, base_url: 'http://h/v1', family: wildgard}")
     assert f"judges.{judge}.family: 'wildgard' is not allowed (did you mean 'wildguard'?); allowed: granite" in told
     assert f"judges.{judge}.engine: is missing; allowed: refusal" in mistakes(GOOD, "judges." + judge + "={a: 1}")
+
+
+WHOLE = """
+name: small
+seed: 3
+sources:
+  harmful: [{files: [a.jsonl, b.jsonl], prompt: question, where: {kind: [no, yes]}, limit: 5}]
+  math: [{dataset: openai/gsm8k, ground_truth: {field: answer, after: '####'}}]
+clean: {max_chars: 100, dedupe: {near: 0.9}, decontaminate: {against: [{bundled: demo-eval}], coverage: 0.5}}
+samplers:
+  t: {engine: template}
+  m: {engine: openai, base_url: 'http://localhost:1/v1', model: m, system: steer, extra: {top_k: 5}}
+judges:
+  harmful: {engine: rubric, base_url: ['http://localhost:1/v1'], model: j, sees: [prompt, thinking]}
+  stance: {engine: refusal}
+mixture:
+  harmful: {rows: 10, prefill: {sampler: m, share: 0.5, words: 100}}
+  math: {rows: 20}
+variants: {half: {harmful: {share: 0.25, sampler: t}}}
+trained_on: [hub:a/b]
+publish: {to: hub:a/b, private: true}
+"""
+FUZZED = settings(deadline=None, derandomize=True, database=None)
+PIECES = (
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    "- ",
+    "*a",
+    "&a ",
+    "!!int ",
+    "? ",
+    "null",
+    "-1",
+    "1e400",
+    "''",
+    "../x",
+    "\n",
+    "  ",
+    "\t",
+    "é",
+    "<<: ",
+)
+
+
+@FUZZED
+@given(
+    st.lists(st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=3)
+)
+def test_a_recipe_with_anything_in_it_is_read_or_is_one_error(edits: list[tuple[int, int, str]]) -> None:
+    text = WHOLE
+    for place, length, piece in edits:
+        text = text[:place] + piece + text[place + length :]
+    with suppress(RecipeError):
+        parse(text, "small.yaml")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["t", "m", "harmful", "x/y"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.none(), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@FUZZED
+@given(st.data())
+def test_a_recipe_with_any_value_in_any_place_is_read_or_is_one_error(data: st.DataObject) -> None:
+    recipe = yaml.safe_load(WHOLE)
+    here, path = recipe, []
+    while True:
+        keys = list(here) if isinstance(here, dict) else range(len(here))
+        path.append(data.draw(st.sampled_from(list(keys))))
+        if not isinstance(here[path[-1]], dict | list) or not here[path[-1]] or data.draw(st.booleans()):
+            break
+        here = here[path[-1]]
+    here[path[-1]] = data.draw(VALUES)
+    with suppress(RecipeError):
+        parse(yaml.safe_dump(recipe, allow_unicode=True), "small.yaml")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from pipeline import templates
 from pipeline.documents import Unreadable, read_yaml
@@ -66,8 +67,12 @@ def render(manifest: dict[str, Any]) -> str:
     template = templates.load("mixture", "data_cards")
     filters = {"cell": _cell, "comma": lambda number: f"{number:,}"}
     text = templates.Sandboxed(template, filters, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    configs = _configs(manifest)
-    arms = _arms(configs, manifest["recipe"])
+    try:
+        configs = _configs(manifest)
+        arms = _arms(configs, manifest["recipe"])
+    except (LookupError, TypeError, AttributeError, ValidationError) as error:
+        why = str(error).partition("\n")[0][:120]
+        raise InputError(f"No card can be written of the recipe in the manifest ({why}). Build it again.") from error
     values = {"manifest": manifest, "recipe": manifest["recipe"], "configs": configs, "arms": arms}
     body = text.render(values | {"several": len(arms) > len({arm["domain"] for arm in arms})})
     return f"---\n{_dumped(_metadata(manifest))}---\n{body}"

@@ -108,6 +108,52 @@ class Potency(_Part):
     model: str
 
 
+class _Decontaminate(_Part):
+    against: list[dict[str, Any]]
+
+
+class _Clean(_Part):
+    decontaminate: _Decontaminate
+
+
+class _Engine(_Part):
+    engine: str
+
+
+class _Share(_Part):
+    prefill: dict[str, Any] | None
+
+
+class _Place(_Part):
+    to: str | None
+    private: bool
+    gated: str | bool
+
+
+class Published(_Part):
+    """What publishing reads of a recipe, which may be of another version of recap-data."""
+
+    sources: dict[str, list[dict[str, Any]]]
+    clean: _Clean
+    samplers: dict[str, _Engine]
+    judges: dict[str, _Engine | None]
+    mixture: dict[str, _Share]
+    variants: dict[str, dict[str, Any]] = {}
+    publish: _Place
+
+
+class _Carrier(_Part):
+    recipe: Published
+
+
+def published_recipe(manifest: Mapping[str, Any]) -> Published:
+    """The recipe in a manifest as publishing reads it. Raises ManifestError, which names the first wrong value."""
+    try:
+        return _Carrier.model_validate({"recipe": manifest["recipe"]}).recipe
+    except ValidationError as error:
+        raise ManifestError(redacted(f"{MANIFEST}: {_told(error.errors(include_url=False)[0])}")) from None
+
+
 class Manifest(_Part):
     """What every manifest has, and the types of all that one may have."""
 

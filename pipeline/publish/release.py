@@ -18,7 +18,6 @@ from pipeline.publish import manifest as manifests
 from pipeline.publish.places import home_paths, without_places
 from pipeline.publish.references import check_place
 from pipeline.publish.versions import Version
-from pipeline.recipe import Recipe
 from pipeline.sources.known import known
 
 CARD = card.CARD
@@ -139,9 +138,9 @@ def prepare(build: Path, to: str | None) -> Release:
     """Read a finished build and say what will be published of it. Raises InputError like `publish`."""
     try:
         manifest, _ = manifests.read(folder.inside(build, folder.MANIFEST), manifests.Whole)
+        recipe = manifests.published_recipe(manifest)
     except manifests.ManifestError as error:
         raise InputError(f"{build} is no finished build: {error}. Give the folder that build wrote.") from None
-    recipe = manifests.recipe_of(manifest, str(build))
     to = _place(to or recipe.publish.to)
     _check_configs(build, manifest, recipe)
     hashes = {name: known for name, known in sorted(manifest["files"].items()) if name != CARD}
@@ -150,14 +149,14 @@ def prepare(build: Path, to: str | None) -> Release:
             f"The files in {build} are not those that its {folder.MANIFEST} names: something changed them. "
             "Run build again, and publish that."
         )
-    plain = _without_addresses(recipe.dump())
+    plain = _without_addresses(manifest["recipe"])
     plain["publish"] = plain["publish"] | {"to": to if to.startswith("hub:") else None}
     files = {name: build / name for name in hashes}
     published = manifest | {"recipe": plain, "columns": _columns(files), "files": hashes}
     return Release(build, to, without_places(published), files, card.written(build, manifest))
 
 
-def _check_configs(build: Path, manifest: Mapping[str, Any], recipe: Recipe) -> None:
+def _check_configs(build: Path, manifest: Mapping[str, Any], recipe: manifests.Published) -> None:
     """Raise InputError where the manifest doesn't state every config of its recipe."""
     stated = manifest.get("variants", {}).keys() & manifest["rows"].keys()
     if lacking := sorted(recipe.variants.keys() - stated):

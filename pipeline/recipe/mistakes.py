@@ -279,7 +279,7 @@ def _literals_at(path: Sequence[str | int], root: type[BaseModel]) -> list[Any]:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Words that name the nearest of `known`; empty where none is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [text for text in known if isinstance(text, str)], n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
