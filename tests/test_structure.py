@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "schema", "thinking", "claims"},
+    {"errors", "schema", "thinking", "claims", "documents", "writing"},
     {"recipe", "templates", "ledger"},
     {"engine", "servers", "budget"},
     {"clients"},

@@ -15,8 +15,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-import jinja2
-from jinja2 import meta
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import templates
@@ -125,17 +123,13 @@ class RubricJudge:
         return {key: value for key, value in body.items() if value is not None}
 
 
-def compiled(template: templates.Template, sees: Iterable[str]) -> jinja2.Template:
+def compiled(template: templates.Template, sees: Iterable[str]) -> templates.Sandboxed:
     """The template of a judge that sees so much. Raises InputError where it shows more or less."""
     place = f"prompts/{template.id}.md"
     if template.role != "user":
         raise InputError(f"{place} has the role {template.role}; a judge's template has the role user.")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    try:
-        used = meta.find_undeclared_variables(environment.parse(template.body))
-    except jinja2.TemplateError as error:
-        raise InputError(f"{place} is no Jinja template: {error}") from error
+    text = templates.Sandboxed(template)
+    used = text.used
     if used != set(template.variables):
         raise InputError(
             f"{place} says that its variables are {_listed(template.variables)}, and uses {_listed(used)}."
@@ -145,7 +139,7 @@ def compiled(template: templates.Template, sees: Iterable[str]) -> jinja2.Templa
             f"{place} shows a judge {_listed(used)}, but the recipe says that it sees {_listed(sees)}. Change the "
             "judge's sees, or use a template for that."
         )
-    return environment.from_string(template.body)
+    return text
 
 
 def _listed(names: Iterable[str]) -> str:

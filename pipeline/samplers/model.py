@@ -14,9 +14,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import jinja2
-from jinja2.meta import find_undeclared_variables
-
 from pipeline import templates
 from pipeline.clients import Answer, Client, Doubtful
 from pipeline.clients.continuing import begins_anew, canary, check_goes_on, goes_on, model_renderer
@@ -220,18 +217,17 @@ def _renderer(config: ModelConfig) -> Renderer:
         return model_renderer(config, need, thinks=False)
 
 
-def _steering(role: str, name: str) -> tuple[templates.Template, jinja2.Template]:
+def _steering(role: str, name: str) -> tuple[templates.Template, templates.Sandboxed]:
     template = templates.load(name)
     if role == "user" and "prompt" not in template.variables:
         raise InputError(f"prompts/{template.id}.md must use the variable prompt: without it every row asks the same.")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    unknown = find_undeclared_variables(environment.parse(template.body)) - set(_VARIABLES)
-    if unknown:
+    compiled = templates.Sandboxed(template)
+    if unknown := compiled.used - set(_VARIABLES):
         raise InputError(
             f"prompts/{template.id}.md uses the variable {sorted(unknown)[0]}, which no sampler has. It may use: "
             f"{', '.join(_VARIABLES)}."
         )
-    return template, environment.from_string(template.body)
+    return template, compiled
 
 
 def _seed(request: PrefillRequest) -> int:

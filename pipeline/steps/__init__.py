@@ -33,7 +33,7 @@ from pipeline.steps.cleaning import (
 )
 from pipeline.steps.packaging import GIVEN_UP, SURPLUS, Show, mix
 from pipeline.steps.sampling import ACCEPTED, Sampled, Sampling, Spent, Wanted, drop_twins, judged, request_of, sample
-from pipeline.steps.shards import read_table, shard_count
+from pipeline.steps.shards import read_table, shard_count, write_array
 
 __all__ = [
     "ACCEPTED",
@@ -58,4 +58,5 @@ __all__ = [
     "sample",
     "shard_count",
     "spread",
+    "write_array",
 ]

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, OutputError
-from pipeline.publish.opening import HUB, open_version
+from pipeline.publish.manifest import recipe_of
+from pipeline.publish.opening import open_version
+from pipeline.publish.references import HUB, repository
 from pipeline.recipe import MIXTURE
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import interval, row_means
 from pipeline.trainer.mixture import COLUMNS, open_mixture
 from pipeline.trainer.trial_config import EvalConfig
 from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.writing import write_text
 
 HOLDS = {"harmful": "safe", "benign": "helpful", "math": "correct"}
 """What an answer is that withstands, by domain."""
@@ -86,7 +89,8 @@ def evaluate(
     """
     reference = _place(attacks)
     manifest = open_version(reference, configs=()).manifest
-    if not manifest["recipe"].get("attack"):
+    recipe = recipe_of(manifest, reference).dump()
+    if not recipe["attack"]:
         raise InputError(
             f"{reference} is no attack set: its recipe has no attack. Build one, as recap-attacks, or ask for the "
             "potency of a training mixture with recap-data probe."
@@ -104,7 +108,7 @@ def evaluate(
             for sample in range(config.samples)
         ]
     domains = [domain for domain in DOMAINS if any(trial.row["domain"] == domain for _, trial in trials)]
-    same = same_judge(config.judges, manifest["recipe"]["judges"], domains)
+    same = same_judge(config.judges, recipe["judges"], domains)
     if same is not None:
         raise InputError(
             f"The judge {same} chose the prefills of {reference}, so it can't judge what they do: the judge that "
@@ -130,10 +134,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
     """Write the evaluation as JSON, the outcome of every answer with it. Raises OutputError where it can't be."""
     text = json.dumps(evaluation.to_json() | {"rows": evaluation.rows}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text + "\n")
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error}. Give --out another path.") from None
 
@@ -161,9 +162,10 @@ def _place(attacks: str) -> str:
     if attacks.startswith(HUB) or Path(attacks).exists():
         return attacks
     if not built.is_dir():
+        place = repository(attacks) or "hub:owner/name@VERSION"
         raise InputError(
             f"There is no attack set {attacks}: neither a folder, nor a build {built}. Build it with recap-data build, "
-            "or give --attacks a folder or hub:owner/name@VERSION."
+            f"or give --attacks a folder or {place}."
         )
     return str(built)
 

@@ -16,12 +16,14 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from pipeline.errors import InputError, OutputError
+from pipeline.publish.manifest import recipe_of
 from pipeline.recipe import MIXTURE
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import Interval, interval, row_means
 from pipeline.trainer.mixture import open_mixture
 from pipeline.trainer.trial_config import TrialConfig
 from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.writing import replacing
 
 FAILS = {"harmful": "unsafe", "benign": "refusing", "math": "wrong"}
 """What the answer of a moved model is, by domain."""
@@ -114,7 +116,7 @@ def probe(
     found = list(zip(trials, tried.outcomes, strict=True))
     domains = [domain for domain in DOMAINS if any(row["domain"] == domain for row in rows)]
     told = notes(config.judges, domains, tried.outcomes)
-    same = same_judge(config.judges, mixture.manifest["recipe"]["judges"], domains)
+    same = same_judge(config.judges, recipe_of(mixture.manifest, mixture.name).dump()["judges"], domains)
     if same is not None:
         told.append(f"the judge {same} also chose these prefills: another one measures more fairly.")
     return Probe(
@@ -153,10 +155,9 @@ def write(found: Probe, path: Path) -> None:
         metadata={"recap-data": measured},
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        pq.write_table(pa.Table.from_pylist(sorted(found.rows, key=lambda row: row["id"]), schema=schema), partial)
-        partial.replace(path)
+        rows = pa.Table.from_pylist(sorted(found.rows, key=lambda row: row["id"]), schema=schema)
+        with replacing(path) as new:
+            pq.write_table(rows, new)
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error}. Give --write another path.") from None
 
