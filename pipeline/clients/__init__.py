@@ -7,6 +7,7 @@ text) a completion. Every request goes through a `pipeline.engine.Engine`, and s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +20,8 @@ class Answer(NamedTuple):
 
     ``text`` is the content of a chat's message or the text of a completion; ``reasoning`` the field that a server puts
     the thinking into, None where it has none; ``finish`` why it ended; ``logprobs`` the most likely tokens at each
-    place with their log-probabilities, ``prompt_ids`` the token ids that the server says it read: None where they were
-    not asked for or not given.
+    place with their log-probabilities, ``prompt_ids`` the token ids that the server says it read, ``tokens`` the one
+    that it says it wrote at each place: None where they were not asked for or not given.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Answer(NamedTuple):
     finish: str | None = None
     logprobs: tuple[dict[str, float], ...] | None = None
     prompt_ids: tuple[int, ...] | None = None
+    tokens: tuple[str, ...] | None = None
 
 
 Doubt = Callable[[Answer], str | None]
@@ -96,13 +98,18 @@ def read_entry(entry: Entry | Reply) -> Answer:
     reasoning = next((kept[key] for key in ("reasoning", "reasoning_content") if kept.get(key)), None)
     logprobs = tuple(map(_likeliest, kept["logprobs"])) if kept.get("logprobs") else None
     ids = tuple(kept["prompt_token_ids"]) if kept.get("prompt_token_ids") else None
-    return Answer(kept.get("text") or kept.get("content") or "", reasoning, entry.finish, logprobs, ids)
+    tokens = tuple(kept["tokens"]) if kept.get("tokens") else None
+    return Answer(kept.get("text") or kept.get("content") or "", reasoning, entry.finish, logprobs, ids, tokens)
 
 
 def _likeliest(place: list[tuple[str, float]]) -> dict[str, float]:
-    """Tokens by text, each with its best log-probability: two ids may read alike once they are text."""
+    """Tokens by text, each with its best log-probability: two ids may read alike once they are text.
+
+    One that is no number is NaN.
+    """
     best: dict[str, float] = {}
-    for token, logprob in place:
+    for token, given in place:
+        logprob = given if isinstance(given, int | float) else math.nan
         best[token] = max(logprob, best.get(token, logprob))
     return best
 

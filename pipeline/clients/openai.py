@@ -236,7 +236,7 @@ def reply(text: str, model: str) -> Reply:
     if not kept:
         raise Retry("an answer without text")
     if logprobs:
-        kept["logprobs"] = logprobs
+        kept["logprobs"], kept["tokens"] = logprobs, _tokens(choice["logprobs"])
     if choice.get("prompt_token_ids"):
         kept["prompt_token_ids"] = choice["prompt_token_ids"]
     return Reply(json.dumps(kept, ensure_ascii=False, sort_keys=True), finish, *tokens)
@@ -249,6 +249,11 @@ def _logprobs(found: Any) -> list[list[tuple[str, float]]]:
     if found.get("content"):
         return [[(top["token"], top["logprob"]) for top in place["top_logprobs"]] for place in found["content"]]
     return [list(place.items()) if place else [] for place in found.get("top_logprobs") or []]
+
+
+def _tokens(found: Any) -> list[str]:
+    """The written token at each place."""
+    return [place["token"] for place in found.get("content") or ()] or list(found.get("tokens") or ())
 
 
 def _status_error(error: APIStatusError, url: str, model: str) -> Exception:
