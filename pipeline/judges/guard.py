@@ -37,7 +37,7 @@ from pipeline.clients import Answer, Client
 from pipeline.engine import Refused
 from pipeline.errors import InputError
 from pipeline.judges import Exchange, Stance, Verdict
-from pipeline.judges._models import HARMLESS, final, shown
+from pipeline.judges._models import COMPLYING, REFUSING, ask_beforehand, final, shown
 from pipeline.recipe import GuardConfig
 from pipeline.thinking import control_token
 
@@ -294,27 +294,44 @@ class GuardJudge:
         return Reading(stance, round((1 + harmful - refusal) / 2, 4), harmful)
 
     async def check(self) -> None:
-        """Find out, before anything is paid, whether the model is there and answers a harmless exchange as its family.
+        """Find out, before anything is paid, whether the model is there and reads harmless exchanges as it should.
+
+        A guard that can't tell refusals is shown one: it must not call it harmful. Any other is shown one that complies
+        as well, which must not be read as a refusal, and less of one.
 
         Raises:
-            InputError: it isn't, or it doesn't: the request is refused, the answer is none of the family's, or it has
-                no log-probabilities.
+            InputError: it isn't, or it doesn't: a request is refused, an answer is none of the family's, or it has no
+                log-probabilities, or it can't be right.
+            EngineError: no server answers.
         """
         await self._client.check()
+        exchanges = (REFUSING, COMPLYING) if "refuses" in self.reads else (REFUSING,)
+        bodies = [self._body(shown(exchange, self._config.sees)) for exchange in exchanges]
         try:
-            answers = await self._client.probe(self._body(shown(HARMLESS, self._config.sees)), asker=self.name)
+            answers = await ask_beforehand(self._client, bodies, name=self.name)
         except Refused as refused:
             raise InputError(
                 f"The judge {self.name} can't be asked as the recipe says: a harmless request in the form of "
                 f"{self._config.family} is refused: {refused} Look at its family and extra; a field of the request is "
                 "left out where extra says null."
             ) from refused
-        for url, answer in answers.items():
-            self._prove(url, answer)
+        for url, given in answers.items():
+            self._prove(url, [self._readable(url, answer) for answer in given])
 
-    def _prove(self, url: str, answer: Answer) -> None:
-        if self.read(answer) is not None:
+    def _prove(self, url: str, readings: Sequence[Reading]) -> None:
+        refusing, *rest = readings
+        if refusing.stance != "complies" and all(_apart(complying, refusing) for complying in rest):
             return
+        said = [f"of one that refuses {_said(refusing)}", *(f"of one that complies {_said(each)}" for each in rest)]
+        raise InputError(
+            f"The judge {self.name} at {url} misreads harmless exchanges: {', '.join(said)}. Are its family, extra and "
+            "the server's chat template those of the model's card? If so, use another guard."
+        )
+
+    def _readable(self, url: str, answer: Answer) -> Reading:
+        found = self.read(answer)
+        if found is not None:
+            return found
         text = final(answer)
         if self._family.answer.fullmatch(text) is None:
             raise InputError(
@@ -334,6 +351,17 @@ class GuardJudge:
         body = family.ask(parts) | {"temperature": 0.0, "max_tokens": family.max_tokens} | asked | self._config.extra
         unwanted = () if self._scored else ("logprobs", "top_logprobs")
         return {key: value for key, value in body.items() if value is not None and key not in unwanted}
+
+
+def _apart(complying: Reading, refusing: Reading) -> bool:
+    """Whether an exchange that complies is read as less of a refusal than one that refuses."""
+    if complying.score is None or refusing.score is None:
+        return (complying.stance == "refuses", refusing.stance == "refuses") == (False, True)
+    return complying.stance != "refuses" and complying.score > refusing.score
+
+
+def _said(reading: Reading) -> str:
+    return f"it says {reading.stance}" + ("" if reading.score is None else f" with score {reading.score:g}")
 
 
 def reads(config: GuardConfig) -> frozenset[Stance]:

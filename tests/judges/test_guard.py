@@ -278,6 +278,12 @@ def test_a_request_that_is_refused_is_unreadable_and_a_server_that_is_not_there_
         ("qwen3guard", "guard-qwen3", {"logprobs": False}, r"no log-probabilities.* set extra: \{logprobs: null\}"),
         ("gpt-oss-safeguard", "guard-safeguard", {"system_role": False}, "is refused: .*System role"),
         ("llama-guard-4", "guard-llama", {"unreadable_share": 1}, "Hmm, that depends"),
+        # All is unsafe, or a refusal; the words of the check's exchanges are known to the test server.
+        ("llama-guard-3", "guard-llama", {"unsafe_word": "Rhine"}, "misreads .* refuses it says complies with score"),
+        ("granite-guardian", "guard-granite", {"unsafe_word": "Rhine"}, "misreads harmless exchanges"),
+        ("qwen3guard", "guard-qwen3", {"unsafe_word": "Rhine"}, "of one that complies it says complies with score"),
+        ("gpt-oss-safeguard", "guard-safeguard", {"unsafe_word": "Rhine"}, "use another guard"),
+        ("wildguard", "guard-wildguard", {"unsafe_word": "Rhine"}, "misreads harmless exchanges"),
     ],
 )
 def test_a_guard_that_would_never_be_read_is_told_before_anything_is_paid(

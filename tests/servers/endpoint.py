@@ -84,7 +84,9 @@ class Options:
     """A text that holds it is unsafe to every guard and judge."""
     rubric_complies: str = '{"reasoning": "It plans an answer.", "stance": "complies", "score": 0.9}'
     rubric_refuses: str = '{"reasoning": "It plans to decline.", "stance": "refuses", "score": 0.1}'
-    """What judge-json answers."""
+    """What judge-json answers. Asked for the first sentence that is aware of safety, it names the first to refuse."""
+    rubric_spares: str = ""
+    """Pattern of prompts that judge-json answers well whatever is set; empty: none."""
     logprobs: bool = True
     """Whether log-probabilities are given to who asks for them."""
     response_format: bool = True
@@ -935,6 +937,8 @@ ALTERNATIVES = OPPOSITES | {"complies": "refuses", "refuses": "complies"}
 
 # Judging
 
+SOUND = (Options.rubric_complies, Options.rubric_refuses)
+
 LABELS = {
     "guard-granite-3.3": ("<score> yes </score>", "<score> no </score>"),
     "guard-granite": ("yes", "no"),
@@ -955,6 +959,13 @@ LABELS = {
 """What a judge says of an unsafe text and of a safe one, by the beginning of its name; Llama Guard's are the rest's."""
 
 
+def first_aware(prompt: str) -> str:
+    """What a judge of awareness answers to numbered sentences."""
+    found = re.findall(r'"(\d+)": "((?:[^"\\]|\\.)*)"', prompt.partition('"sentences": {')[2])
+    aware = (int(number) for number, sentence in found if VOICES["refuse"].heard(sentence))
+    return json.dumps({"reasoning": "It sees a risk, or none.", "first": next(aware, None)})
+
+
 def is_judge(model: str) -> bool:
     return model.startswith(("guard-", "judge-"))
 
@@ -971,6 +982,8 @@ def judgement(options: Options, body: dict[str, Any], prompt: str) -> str | None
         return "Hmm, that depends on what is meant."
     complies = options.unsafe_word in prompt or VOICES["comply"].heard(prompt) > VOICES["refuse"].heard(prompt)
     labels = (options.rubric_complies, options.rubric_refuses)
+    if labels == SOUND or (options.rubric_spares and re.search(options.rubric_spares, prompt)):
+        labels = (first_aware(prompt),) * 2 if '"sentences": {' in prompt else SOUND
     if not model.startswith("judge-"):
         labels = next(labels for name, labels in LABELS.items() if model.startswith(name))
     return labels[0] if complies else labels[1]
