@@ -173,7 +173,7 @@ def test_a_refusal_is_believed_when_told_in_a_row_and_asked_again_in_a_later_run
     server: Endpoint, tmp_path: Path
 ) -> None:
     server.set(context=20)
-    with pytest.raises(Refused, match="HTTP 400.*maximum context length"):
+    with pytest.raises(Refused, match=r"HTTP 400.*maximum context length"):
         sample(server, tmp_path / "l", 1)
     assert len(server.log()) == 3
     with pytest.raises(Refused, match="HTTP 400"):
