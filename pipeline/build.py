@@ -18,6 +18,7 @@ from pipeline.choice import Choice
 from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
 from pipeline.errors import OutputError, ShortageError
+from pipeline.filters import REFUSED
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
@@ -299,7 +300,7 @@ def _unchanged(out: Path, inputs: _Inputs, allow_short: bool) -> dict[str, Any] 
         stated = check(manifest, Whole)
     except ManifestError:
         return None
-    if stated.shortages and not allow_short:
+    if (stated.shortages and not allow_short) or _may_heal(manifest):
         return None
     rows = {name: known for name, known in manifest["files"].items() if name != card.CARD}
     if not folder.intact(out, {"files": rows}) or not (out / card.CARD).is_file():
@@ -313,6 +314,11 @@ def _written(out: Path) -> str | None:
     """The card of the former build, where somebody wrote on it."""
     manifest = folder.read_manifest(out)
     return None if manifest is None else card.written(out, manifest)
+
+
+def _may_heal(manifest: Mapping[str, Any]) -> bool:
+    """Whether rows are missing because a server refused them, which it may not do any more."""
+    return any(reason.startswith(REFUSED) for row in manifest["funnel"] for reason in row["dropped"])
 
 
 def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:

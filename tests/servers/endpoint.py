@@ -1197,7 +1197,7 @@ VOICES = {
 # From a test or a benchmark
 
 
-BEFOREHAND = "river is longer"
+BEFOREHAND = "is longer, the Rhine or the Elbe"
 """Stands in what samplers and judges ask a server beforehand."""
 
 
