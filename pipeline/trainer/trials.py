@@ -131,8 +131,8 @@ def unclosed_note(where: str, unclosed: int, answers: int) -> str | None:
         return None
     return (
         f"{where}: {unclosed:,} of {answers:,} answers never closed their thinking and count as failures, so the "
-        "figures tell how long the model thinks rather than what it answers. Raise model.max_tokens; where that changes "
-        "nothing, the model doesn't close its thinking, or by other marks than those of model.tags."
+        "figures tell how long the model thinks rather than what it answers. Raise model.max_tokens; where that "
+        "changes nothing, the model doesn't close its thinking, or by other marks than those of model.tags."
     )
 
 
