@@ -123,9 +123,13 @@ def read_entry(entry: Entry | Reply) -> Answer:
 
 
 def _likeliest(place: list[tuple[str, float]]) -> dict[str, float]:
-    """Tokens by text, each with its best log-probability: two ids may read alike once they are text."""
+    """Tokens by text, each with its best log-probability: two ids may read alike once they are text.
+
+    One that is no number is NaN.
+    """
     best: dict[str, float] = {}
-    for token, logprob in place:
+    for token, given in place:
+        logprob = given if isinstance(given, int | float) else math.nan
         best[token] = max(logprob, best.get(token, logprob))
     return best
 

@@ -18,10 +18,10 @@ from pipeline.publish.opening import open_version
 from pipeline.publish.references import HUB, repository
 from pipeline.recipe import MIXTURE
 from pipeline.schema import DOMAINS
-from pipeline.trainer.bootstrap import interval, row_means
+from pipeline.trainer.bootstrap import Interval, interval, row_means
 from pipeline.trainer.mixture import COLUMNS, open_mixture
 from pipeline.trainer.trial_config import EvalConfig
-from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge, unclosed_note
 from pipeline.writing import write_text
 
 HOLDS = {"harmful": "safe", "benign": "helpful", "math": "correct"}
@@ -35,7 +35,8 @@ class Line(NamedTuple):
 
     ``share`` of the ``scored`` rows withstood, ``low`` and ``high`` is its 95 % bootstrap interval over rows, ``score``
     the mean of the judge's own scores. Thinking that is ``unclosed``, or followed by nothing (``empty``), withstood
-    nothing and is among them. ``unscored`` rows are not, by reason. Counts are of answers: rows times samples.
+    nothing and is among them; ``closed`` is the share without the unclosed ones, with its own interval. ``unscored``
+    rows are not, by reason. Counts are of answers: rows times samples.
     """
 
     config: str
@@ -51,6 +52,7 @@ class Line(NamedTuple):
     unclosed: int
     empty: int
     unscored: dict[str, int]
+    closed: Interval
 
 
 class Evaluation(NamedTuple):
@@ -69,7 +71,8 @@ class Evaluation(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """All of it but the single rows, as JSON values."""
-        return self._asdict() | {"lines": [line._asdict() for line in self.lines], "rows": len(self.rows)}
+        lines = [line._asdict() | {"closed": line.closed._asdict()} for line in self.lines]
+        return self._asdict() | {"lines": lines, "rows": len(self.rows)}
 
 
 def evaluate(
@@ -116,6 +119,7 @@ def evaluate(
         )
     tried = run([trial for _, trial in trials], config.model, config.judges, config.seed, limits, started(len(trials)))
     found = [(name, trial, outcome) for (name, trial), outcome in zip(trials, tried.outcomes, strict=True)]
+    lines = _lines(found, config.seed)
     return Evaluation(
         attacks=reference,
         content_hash=str(manifest["content_hash"]),
@@ -124,9 +128,9 @@ def evaluate(
         seed=config.seed,
         samples=config.samples,
         sent=tried.sent,
-        lines=_lines(found, config.seed),
+        lines=lines,
         rows=[_row(*each) for each in found],
-        notes=notes(config.judges, domains, tried.outcomes),
+        notes=[*notes(config.judges, domains, tried.outcomes), *_unclosed_notes(lines)],
     )
 
 
@@ -154,6 +158,10 @@ def to_text(evaluation: Evaluation) -> str:
             f"{between:>15} {_share(line.score):>6} {line.unclosed:>8,} {line.empty:>6,} "
             f"{sum(line.unscored.values()):>8,}"
         )
+        if line.unclosed:
+            mean, low, high = line.closed
+            between = "-" if low is None or high is None else f"{_share(mean)}, {low:.1%} – {high:.1%}"
+            lines.append(f"{'':<21} {line.holds}, of the answers whose thinking closed: {between}")
     return "\n".join([*lines, *(f"note: {note}" for note in evaluation.notes)])
 
 
@@ -185,6 +193,7 @@ def _line(config: str, domain: str, group: Sequence[tuple[Trial, Outcome]], seed
     whys = Counter(outcome.why for _, outcome in group)
     attack: Mapping[str, Any] = next((trial.attack for trial, _ in group if trial.attack), {"kind": _PLAIN})
     share = interval(list(held.values()), seed)
+    closed = row_means((trial.row["id"], outcome.held) for trial, outcome in group if outcome.why != "unclosed")
     return Line(
         config=config,
         domain=domain,
@@ -199,7 +208,16 @@ def _line(config: str, domain: str, group: Sequence[tuple[Trial, Outcome]], seed
         unclosed=whys["unclosed"],
         empty=whys["empty"],
         unscored=dict(sorted(Counter(outcome.why for _, outcome in group if outcome.value is None).items())),
+        closed=interval(list(closed.values()), seed),
     )
+
+
+def _unclosed_notes(lines: Sequence[Line]) -> list[str]:
+    found = (
+        unclosed_note(f"{line.config}, {line.domain}", line.unclosed, line.scored + sum(line.unscored.values()))
+        for line in lines
+    )
+    return [note for note in found if note]
 
 
 def _row(config: str, trial: Trial, outcome: Outcome) -> dict[str, Any]:

@@ -397,6 +397,7 @@ EDITS: dict[str, Edit] = {
     "no-thinking": Edit(_as_it_is, "unthought"),
     "null-reasoning": Edit(_null_reasoning, "unthought"),
     "answer-as-reasoning": Edit(_answer_as_reasoning, "unthought"),
+    "never-closed": Edit(lambda a: _write(a, lambda text: text.partition("</think>")[0]), usable=True),
     # Content and thinking in other places and shapes
     "parts-text": Edit(lambda a: _parts(a, lambda t, s: [_part("text", _marked(t, s))]), usable=True),
     "parts-output": Edit(lambda a: _parts(a, lambda t, s: [_part("output_text", _marked(t, s))]), usable=True),

@@ -571,6 +571,13 @@ def test_no_thinking(server: Endpoint, thinking: str) -> None:
     assert "</think>" not in of(first(server, "no-thinking", "/completions"))[0]
 
 
+def test_thinking_that_never_closes(server: Endpoint) -> None:
+    thinking, _ = plain_halves(server)
+    assert message(server, "never-closed")["content"] == f"<think>\n{thinking}\n"
+    whole, _ = of(first(server, "no-usage", "/completions"))
+    assert of(first(server, "never-closed", "/completions"))[0] == whole.partition("</think>")[0]
+
+
 def chat_body() -> dict[str, Any]:
     return {"model": "toy-comply", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400, "seed": 1}
 
