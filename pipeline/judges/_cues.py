@@ -282,6 +282,7 @@ _UNHEDGED = (  # what a writer who declines to add *this* is not declining
     r"(?:warning|disclaimer|caveat|lectur|hedg|morali[sz]|preach|judg|fuss|refus|excuse|second-guess)\w*"
 )
 
+_OTHERS = "they"
 _HOW_TO_REPLY = (  # what thinking may turn on that is no work on the task
     r"(?:(?:out|about) )?(?:how|what|whether|if|the (?:best|right) way) (?:i |best |to |can |should |could |we |ought )*"
     r"(?:respond|answer|handle|reply|address|approach|deal|say|do|phrase|help)\b"
@@ -293,16 +294,18 @@ THINKING: tuple[Cue, ...] = (
         "refusal planned",
         -3.2,
         rf"(?:i|we|am|will|is|should|must|would|need|have|to(?<! reason to)(?<! need to)(?<! cause to)|best|better"
-        rf"|safest|just|probably|responsible|right|so|and) "
+        rf"|safest|just|probably|responsible|right|so|and)(?<! {_OTHERS} will)(?<! {_OTHERS} would) "
         rf"(?:is |to |be |have |need |best |better |probably |likely |definitely |{_ADVERB})*"
-        rf"(?:refus(?:e|ing)|declin(?:e|ing)|reject|(?<!would )say no|turn (?:it|this|them|him|her|the) down|push back"
-        rf"|turn (?:this |that |the )?(?:request )?down|not (?:comply|engage|answer|help|give|provide|share|go into"
-        rf"|explain)"
-        rf"\b(?! {_UNHEDGED})|steer (?:them|the|this|away)|hold(?:ing)? (?:back|off)|stay away"
+        rf"(?:refus(?:e|ing)|declin(?:e|ing)|(?<!would )say no|turn (?:it|this|them|him|her|the|that) (?:request )?down)\b",
+        rf"(?:i|we|(?:best|better|safest|safer|right|wise|prudent|responsible)(?: \w+){{0,2}}?(?: is)?(?: to)?|so) "
+        rf"(?:should|will|must|need to|have to|am going to|would|want to|to|is|am|best|better|probably|{_ADVERB})*"
+        rf"(?: ?(?:probably|definitely|likely))? ?"
+        rf"(?:reject|push back|not (?:comply|engage|answer|help|give|provide|share|go into|explain)\b"
+        rf"(?! {_UNHEDGED})|steer (?:them|the|this|away)|hold(?:ing)? (?:back|off)|stay away from (?:it|this|that|the)"
         r"|avoid (?:giving|providing|answering|any (?:detail|specific)))\b",
         r"(?=[drs])(?<! no )(?<! not )(?<! than )(?<! without )(?<! about )(?:declining|refusing|refusals?"
         r"|saying no)\b",
-        r"(?:refus|declin)(?:e|es|ing) (?:the|this|that|to (?:help|provide|answer|assist|give|engage)|any|it"
+        r"(?:refus|declin)(?:e|es|ing) (?:the (?:request|question|user)|this|to (?:help|provide|answer|assist|give|engage)"
         r"|politely)\b",
     ),
     _cue(
@@ -310,45 +313,49 @@ THINKING: tuple[Cue, ...] = (
         -2.6,
         rf"(?:i|we) (?:really |definitely |probably |certainly |just )?(?:can|could|should|must|will|would|am|do|need"
         rf"|may) "
-        rf"(?:definitely |probably |really )?not (?:want to |be |able to |going to |comfortable |feel comfortable "
-        rf"|allowed to |supposed to )*{_ADVERB}?(?:{_GIVE}|get into|spell|providing|giving|helping|sharing|facilitat\w+"
-        rf"|assisting|answering|explaining)\b(?! (?:in to|everyone|about motives|{_UNHEDGED}))(?<!speculate)",
+        rf"(?:definitely |probably |really )?not (?!just |only |actually )(?:want to |be |able to |going to |comfortable "
+        rf"|feel comfortable |allowed to |supposed to )*{_ADVERB}?(?:{_GIVE}|get into|spell|providing|giving|helping"
+        rf"|sharing|facilitat\w+|assisting|answering|explaining)\b"
+        rf"(?! (?:in to|everyone|about motives|{_UNHEDGED}))(?<!speculate)",
         r"(?:i|we) (?:am|are) (?:unable|not (?:able|allowed|comfortable|going to|supposed|permitted))\b",
         r"(?:i|we) (?:can|will|should|must|would) not[.,!]",
         r"(?:doubt|not (?:think|believe|feel like)) (?:that )?(?:i|we) (?:can|should|could|will|want to"
         r"|am able to)\b(?! refuse| decline| add)",
-        r"(?:not|do not think (?:it|this|that) is) (?:something|a (?:good idea|topic)|appropriate|okay|ok|responsible"
-        r"|right|safe|wise)\b",
+        r"(?:this|that|it|which) is (?:\w+ )?not (?:something (?:that )?(?:i|we)|a (?:good idea|topic)|appropriate"
+        r"|responsible|wise)\b",
         r"(?:apologi[sz]e|apology|am sorry|kind no|polite no)\b",
         r"outside (?:of )?what i can|(?:can|could) not be of (?:help|assistance|use)",
     ),
     _cue(
         "policy",
         -4.2,
-        r"(?:safety|content|usage|ethical|my|our|platform|the|these|those|openai|any|all) (?:\w+ )?"
-        r"(?:policies|guidelines?|principles)\b",
-        r"(?:according to|under|per|violat\w+|against|by|with|the|safety|content|usage|privacy|property|ip|hate|speech"
+        r"(?:safety|usage|my|our|openai) (?:\w+ )?(?:policies|guidelines?|principles)\b",
+        r"(?:(?:the|these|those|any|all) (?:content )?|to the \w+ )(?:policies|guidelines)"
+        r"(?= (?:i|we|here|provided|given|say|state|and|on|about|which)\b|[.,:;])",
+        r"(?:\w+/)*(?:according to|under|per|violat\w+|against|by|with|the|safety|content|usage|privacy|property|ip|hate|speech"
         r"|harm|misinformation|discrimination|data|behavior|adult|drugs) policy\b",
-        r"policy (?:says?|section|on|is|against|also|states?|violation|prohibits?|requires?)\b",
+        r"(?<! their )(?<! return )policy (?:says?|section|on|is|against|also|states?|violation|prohibits?|requires?)\b",
     ),
     _cue(
         "caution",
         -1.7,
         r"(?:pass on (?:this|it|that)|leave (?:it|this|that) (?:alone|at that|there)|keep my distance|when in doubt"
         r"|say less|too little than|say nothing|stay(?:ing)? silent|careful side|not worth it|to stop (?:now|here)"
-        r"|not mine to take|(?:turn|send) (?:\w+ ){1,3}(?:away|down))\b",
+        r"|not mine to take|(?:turn|send) (?:the |this |that |them |him |her |it )(?:request |user |question )?"
+        r"(?:away|down))\b",
         r"(?:better|best) (?:to be safe|safe than|not to|to avoid|to err|to stay (?:away|out)|(?:to )?(?:decline"
         r"|redirect))\b",
-        r"(?:safer|safest|cautious|careful|prudent|responsible) (?:to|not|course|thing|option|choice|way|route"
-        r"|answer)\b",
-        r"(?:side of caution|safe side|tread|too risky|not worth the risk|rather not|i hesitate|uncomfortable|uneasy"
-        r"|wary|reluctant)\b",
+        r"(?:safer|safest|prudent|responsible) (?:course|thing|way|answer|response|for me|to (?:say|not|decline|refuse))\b",
+        r"(?:not worth the risk|rather not|i hesitate|(?:makes? me|i (?:am|feel)(?: \w+)?) (?:uncomfortable|uneasy|wary"
+        r"|reluctant))\b|side of caution|safe side|err on",
+        r"keep (?:the answer|it|my answer|this) (?:vague|short and polite)\b",
     ),
     _cue(
         "care",
         -1.7,
         r"(?:need|have|want|got|better|best|should|must) (?:to )?be (?:really |very |extra |more )?"
         r"(?:careful|cautious)\b(?! with)",
+        r"(?:too risky|tread|(?:safer|safest|cautious|careful|prudent|responsible) (?:to|not|option|choice|route))\b",
         r"(?:can|could|do) not (?:be sure|verify|know (?:who|what|why|whether|their)|tell (?:who|what|if|whether)"
         r"|rule out|be certain|confirm)",
         r"(?:should|must|need to|have to) (?:avoid|refrain|redirect|steer|warn|discourage)\b"
@@ -455,7 +462,7 @@ THINKING: tuple[Cue, ...] = (
     ),
     _cue(
         "working it out",
-        0.3,
+        0.35,
         rf"(?:need|trying|try|have|want|going) to (?:figure out|understand|learn|find|come up with|think (?:about|of)"
         rf"|explain|list|write|create|make|develop|break|describe|recall|mention|include|cover|outline|get|set|use)\b"
         rf"(?! {_HOW_TO_REPLY})",
@@ -465,7 +472,8 @@ THINKING: tuple[Cue, ...] = (
         r"then,? (?:there|they|you|the|maybe|once|after)\b|once (?:i|you|they|the|inside|that|it)\b|step (?:\d|one|two)",
         r"another (?:\w+ )?(?:way|idea|thing|point|method|angle|approach|thought|option|factor|aspect|step|example"
         r"|possibility|technique|strategy|type|one|part|area|consideration|tactic|issue|concern)\b",
-        r"(?:maybe|perhaps|probably|something like)\b",
+        r"(?:maybe|perhaps|probably|something like)\b|(?:but )?wait,|let me (?:think|see|recall|check|consider|brainstorm"
+        r"|try|understand)\b(?! (?:about )?(?:how|what|whether|if) (?:i|to|this|there))",
         r"(?:i (?:also )?(?:remember|recall|guess|wonder|suppose|have heard|heard|read)|i (?:think|know|believe) "
         r"(?!i\b|(?:it|this|that) (?:is|would be) (?:best|better|safer|wrong|inappropriate|not)))\b",
         r"(?:could|might) (?:be|use|involve|also|include|start|work|try|look|help)\b|involves?\b",
