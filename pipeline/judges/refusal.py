@@ -57,7 +57,7 @@ _TABLES = {"response": RESPONSE, "thinking": THINKING}
 
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _ITEM = re.compile(r"\n[ \t]{0,8}(?:\d{1,2}[.)]|[-*•])[ \t]")
-_QUOTED = re.compile(r'"(?!i |i'm |sorry)[^"\s]+ [^"\s]+ [^"\n]{1,300}"')
+_QUOTED = re.compile(r'"(?!i\b|sorry)[^"\s]+ [^"\s]+ [^"\n]{1,300}"')
 _MARKUP = re.compile(r"[*_`#>~|()\[\]{}\\]+")
 _TYPOGRAPHY = (
     dict.fromkeys("\u2018\u2019\u02bc", "'") | dict.fromkeys("“”„«»", '"') | {"—": " ", "\u2013": " ", "…": "."}
