@@ -33,13 +33,13 @@ _FIT = (
 )
 # "I can not ..." that declines nothing: the writer's certainty, senses and feelings; advice of a profession.
 _NO_REFUSAL = (
-    r"(?:wait|believe|imagine|stress|emphasi[sz]e|recommend (?:\w+ ){1,4}enough|overstate|think of|say (?:for|that|whether"
+    r"(?:wait|see or|visuali[sz]e|believe|imagine|stress|emphasi[sz]e|recommend (?:\w+ ){1,4}enough|overstate|think of|say (?:for|that|whether"
     r"|if|with)|tell (?:for|if|whether|from)|be (?:sure|certain|100)|guarantee|predict|confirm|recall|remember|forget"
     r"|stop|sleep|breathe|bear|stand|feel|hear|live|go wrong|hide|deny|escape|ignore|promise|speak for|know|but"
     r"|understand|make assumptions|(?:see|find|view|open|access|read) (?:any |the |an? |your )?(?:attach|image|picture"
     r"|file|link|document|text|photo)|(?:provide|offer|give) (?:\w+ )?(?:personali[sz]ed |specific |professional |formal )?"
-    r"(?:legal|medical|financial|tax|investment|professional) (?:\w+ )?(?:advice|opinions?|counsel|diagnos\w+)"
-    r"(?! (?:or|and) \w+)|(?:diagnose|help but|just|only))\b"
+    r"(?:legal|medical|financial|tax|investment|professional)(?:,? (?:or|and) \w+)? (?:\w+ )?(?:advice|opinions?|counsel"
+    r"|diagnos\w+)(?! (?:or|and) \w+)|(?:diagnose|help but|just|only))\b"
 )
 _NO_VOW = (
     r"(?:lie|sugar|bore|pretend|spoil|judge|forget|stop|let|take (?:long|much)|only|just|deny|hesitate|beat|mince|claim"
@@ -119,8 +119,9 @@ _CALCULATION = _cue(
 )
 
 _I_CAN_NOT = (
-    rf"(?:i|we) {_ADVERB}?(?:(?:can|could) {_ADVERB}?not {_ADVERB}?(?:be able to )?(?!{_NO_REFUSAL})"
-    rf"|(?:will|must|would|may|shall) {_ADVERB}?not {_ADVERB}?(?!{_NO_VOW}))\w"
+    rf"(?:i|we) {_ADVERB}?(?:(?:can|could) {_ADVERB}?not (?!(?:physical|direct|personal|definitive|current|exact)ly )"
+    rf"{_ADVERB}?(?:be able to )?(?!{_NO_REFUSAL})|(?:will|must|would|may|shall) {_ADVERB}?not {_ADVERB}?(?!{_NO_VOW}))"
+    r"\w+(?: [^\s.!?]+){0,8}"
 )
 _INABILITY = (
     rf"i {_ADVERB}?(?:can|could|will|would|may|must|do) {_ADVERB}?(?:not and (?:can|will|would) )?not {_ADVERB}?"
@@ -187,7 +188,7 @@ RESPONSE: tuple[Cue, ...] = (
         r"(?:programmed|designed|required|bound|committed|have|must|here|need|aim) (?:to |by )?(?:follow|adhere to"
         r"|respect|prioriti[sz]e|uphold|comply with) (?:\w+ ){0,2}(?:guidelines|polic(?:y|ies)|principles|standards"
         r"|privacy|rules|safety)\b",
-        r"(?:goes|go|is|are|would be) against (?:my|our|the|ethic|moral|openai|basic|all)",
+        r"(?:goes|go|is|are|would be) against (?:my|our|the|ethic|moral|openai|basic|all|what i)",
         r"(?:not|nor) (?:within|part of|in line with|aligned? with|consistent with|in accordance with) my\b",
         r"(?:against|within|outside|violates?|with|by|of|follow|under) (?:my|our|openai's) (?:\w+ ){0,2}"
         r"(?:programming|guidelines|polic(?:y|ies)|principles|rules|terms|capabilit(?:y|ies))\b",
@@ -310,7 +311,7 @@ RESPONSE: tuple[Cue, ...] = (
     _cue(
         "no advice",
         -1.6,
-        r"i (?:can|am|do) not (?:\w+ ){0,3}(?:legal|medical|financial|tax|investment|professional) (?:\w+ )?(?:advice"
+        r"i (?:can|am|do) not (?:\w+ ){0,3}(?:legal|medical|financial|tax|investment|professional) (?:\w+ ){0,2}(?:advice"
         r"|opinions?|counsel|diagnos\w+)",
         soft=True,
     ),
@@ -358,7 +359,7 @@ RESPONSE: tuple[Cue, ...] = (
         r"?(?:certainly |still |definitely |happy to |glad to |try to |help )?"
         r"(?:give|offer|provide|suggest|share|tell|explain|help|describe|walk|show|outline|write)"
         r"(?: you)?(?: with)? (?:\w+ ){0,2}(?:general|some|a few|information|tips|ideas|suggestions|overview|an?\b"
-        r"|how)",
+        r"|how|the (?:answer|steps|information))",
         r"(?:but|however|that said|that being said|nonetheless),? (?:here (?:is|are)|if you (?:still|are looking))",
         r"(?:but|and|however),? i (?:can|will) (?:tell|give|share|explain|describe)(?: you)?(?! (?:you )?that)\b",
     ),

@@ -210,7 +210,7 @@ def _substance(asked: str, text: str, words: str) -> Iterator[Found]:
     shared = len(subject.intersection(said))
     if shared and (shared >= _ON_TOPIC * len(subject) or shared >= _MUCH):
         yield Found("on the subject", 1.5)
-    elif shared and len(said) > _LONG or len(said) > _VERSE and CREATIVE.search(asked):
+    elif len(said) > (_VERSE if CREATIVE.search(asked) else _LONG if shared or len(subject) < 2 else math.inf):
         yield Found("long", 1.0)
     elif len(words.split()) <= _BRIEF and _QUESTION.search(asked) and not _PERSONAL.search(words):
         yield Found("brief answer", 1.5)
