@@ -434,7 +434,8 @@ THINKING: tuple[Cue, ...] = (
         rf"(?:reject|push back|not (?:to )?(?:comply|engage|answer|help|give|provide|share|go into|explain)\b"
         rf"(?! {_UNHEDGED})|steer (?:them|the|this|away)|hold(?:ing)? (?:back|off)|stay away from (?:it|this|that|the)"
         r"|avoid (?:giving|providing|answering|any (?:detail|specific)))\b",
-        r"(?=[drs])(?<! no )(?<! not )(?<! than )(?<! without )(?<! about )(?:declining|refusing|refusals?|saying no)\b",
+        r"(?=[drs])(?<! no )(?<! not )(?<! than )(?<! without )(?<! about )(?:declining|refusing|refusals?"
+        r"|saying no)\b",
         r"(?:refus|declin)(?:e|es|ing) (?:the (?:request|question|user)|this|to (?:help|provide|answer|assist|give"
         r"|engage)|politely)\b",
     ),
@@ -452,8 +453,8 @@ THINKING: tuple[Cue, ...] = (
         r"(?:i|we) (?:can|will|should|must|would) not[.,!]",
         r"(?:doubt|not (?:think|believe|feel like)) (?:that )?(?:i|we) (?:can|should|could|will|want to"
         r"|am able to)\b(?! refuse| decline| add)",
-        r"(?:this|that|it|which) is (?:\w+ )?not (?:something (?:that )?(?:i|we)|a (?:good idea|topic)|appropriate"
-        r"|responsible|wise)\b",
+        rf"(?:this|that|it|which) is (?:\w+ )?not (?:something (?:that )?(?:i|we) (?:should|want|(?:can|could|will|am able"
+        rf" to) {_GIVE})|a (?:good idea|topic)|appropriate|responsible|wise)\b",
         r"(?:apologi[sz]e|apology|am sorry|kind no|polite no)\b",
         r"outside (?:of )?what i can|(?:can|could) not be of (?:help|assistance|use)",
     ),
@@ -465,7 +466,8 @@ THINKING: tuple[Cue, ...] = (
         r"(?= (?:i|we|here|provided|given|say|state|and|on|about|which)\b|[.,:;])",
         r"(?:\w+/)*(?:according to|under|per|violat\w+|against|by|with|the|safety|content|usage|privacy|property|ip"
         r"|hate|speech|harm|misinformation|discrimination|data|behavior|adult|drugs) policy\b",
-        r"(?<! their )(?<! return )policy (?:says?|section|on|is|against|also|states?|violation|prohibits?|requires?)\b",
+        r"(?<! their )(?<! return )policy (?:says?|section|on|is|against|also|states?|violation|prohibits?"
+        r"|requires?)\b",
     ),
     _cue(
         "caution",
@@ -599,10 +601,13 @@ THINKING: tuple[Cue, ...] = (
         rf"(?:need|trying|try|have|want|going) to (?:figure out|understand|learn|find|come up with|think (?:about|of)"
         rf"|explain|list|write|create|make|develop|break|describe|recall|mention|include|cover|outline|get|set|use)\b"
         rf"(?! {_HOW_TO_REPLY})",
-        rf"(?:wondering|figure out|thinking about|curious about) (?!{_HOW_TO_REPLY})(?:how|what|why|where|whether|if)\b",
+        rf"(?:wondering|figure out|thinking about|curious about) (?!{_HOW_TO_REPLY})(?:how|what|why|where|whether"
+        rf"|if)\b",
         r"(?:first(?:ly)?|second(?:ly)?|third(?:ly)?|next|finally|lastly|also|plus|oh|then|after that|alternatively),",
-        r"(?:first off|starting with|that makes sense|depending on|right\?|what about|for (?:example|instance)|such as)",
-        r"then,? (?:there|they|you|the|maybe|once|after)\b|once (?:i|you|they|the|inside|that|it)\b|step (?:\d|one|two)",
+        r"(?:first off|starting with|that makes sense|depending on|right\?|what about|for (?:example|instance)"
+        r"|such as)",
+        r"then,? (?:there|they|you|the|maybe|once|after)\b|once (?:i|you|they|the|inside|that|it)\b|step (?:\d|one"
+        r"|two)",
         r"another (?:\w+ )?(?:way|idea|thing|point|method|angle|approach|thought|option|factor|aspect|step|example"
         r"|possibility|technique|strategy|type|one|part|area|consideration|tactic|issue|concern)\b",
         r"(?:maybe|perhaps|probably|something like)\b|(?:but )?wait,|let me (?:think|see|recall|check|consider"
