@@ -453,8 +453,9 @@ THINKING: tuple[Cue, ...] = (
         r"(?:i|we) (?:can|will|should|must|would) not[.,!]",
         r"(?:doubt|not (?:think|believe|feel like)) (?:that )?(?:i|we) (?:can|should|could|will|want to"
         r"|am able to)\b(?! refuse| decline| add)",
-        rf"(?:this|that|it|which) is (?:\w+ )?not (?:something (?:that )?(?:i|we) (?:should|want|(?:can|could|will|am able"
-        rf" to) {_GIVE})|a (?:good idea|topic)|appropriate|responsible|wise)\b",
+        rf"(?:this|that|it|which) is (?:\w+ )?not (?:something (?:that )?(?:i|we) (?:should|want|(?:can|could|will"
+        rf"|am able"
+        rf" to) (?:do|{_GIVE}))|a (?:good idea|topic)|appropriate|responsible|wise)\b",
         r"(?:apologi[sz]e|apology|am sorry|kind no|polite no)\b",
         r"outside (?:of )?what i can|(?:can|could) not be of (?:help|assistance|use)",
     ),
