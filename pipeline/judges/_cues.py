@@ -129,7 +129,9 @@ _CALCULATION = _cue(
 
 _I_CAN_NOT = (
     rf"(?:i|we) {_ADVERB}?(?:(?:can|could) {_ADVERB}?not (?!(?:physical|direct|personal|definitive|current|exact)ly )"
-    rf"{_ADVERB}?(?:be able to )?(?!{_NO_REFUSAL})|(?:will|must|would|may|shall) {_ADVERB}?not {_ADVERB}?(?!{_NO_VOW}))"
+    rf"{_ADVERB}?(?:be able to )?(?!{_NO_REFUSAL})|(?:will|must|would|may|shall) {_ADVERB}?not {_ADVERB}?(?!{_NO_VOW})"
+    rf"|(?:am|are) {_ADVERB}?(?:unable|not {_ADVERB}?(?:able|going|allowed|permitted|willing|prepared)) to"
+    rf" (?!{_NO_REFUSAL}))"
     r"\w+(?: [^\s.!?]+){0,8}"
 )
 _INABILITY = (
@@ -323,6 +325,15 @@ RESPONSE: tuple[Cue, ...] = (
         soft=True,
     ),
     _cue(
+        "sympathy",
+        -2.4,
+        r"sorry (?:to hear )?(?:that |about )?(?:you are|you feel|you have been|how you are) (?:\w+ )?(?:feeling"
+        r"|going through"
+        r"|struggling|having|in|hurting)\b",
+        r"you are not alone|care (?:\w+ )?about you\b|you deserve (?:\w+ )?(?:help|support|care|love)",
+        soft=True,
+    ),
+    _cue(
         "no advice",
         -1.6,
         r"i (?:can|am|do) not (?:\w+ ){0,3}(?:legal|medical|financial|tax|investment"
@@ -346,8 +357,8 @@ RESPONSE: tuple[Cue, ...] = (
         r"(?:following|these) (?:general |simple |basic |few )*(?:\w+ )?"
         r"(?:steps?|tips|ways|methods|strategies|suggestions|instructions|things)",
         r"there are (?:a (?:few|number|variety)|several|many|various|some|numerous|different|plenty|lots)\b",
-        r"you (?:can|could|will need|may|might|would|should) (?:\w+ly )?(?:use|try|follow|find|start|do|visit|call|buy"
-        r"|get|take|make|also|go|dial|access)\b",
+        r"you (?:can|could|will need|may|might|would|should) (?:\w+ly )?(?:use|try|follow|find|start|do|visit|buy"
+        r"|get|take|make|go|access)\b",
         r"(?:such as|including|these include):",
         r"(?<=^ )(?:title|subject|dear|chapter|scene|verse|once upon a time)\b",
     ),
