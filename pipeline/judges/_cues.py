@@ -148,7 +148,8 @@ _INABILITY = (
     r"no[.,] i (?:can|will) not\b",
     r"(?<=^ )(?:(?:i am )?sorry,? (?:but )?)?(?:(?:can|could|will) not (?:help|assist|do|answer|provide|comply)"
     r"|not able to|unable to)\b",
-    r"(?:(?:i|and|but|so|we|ai) do|(?:ai|model|assistant) does) not (?:\w+ly )?(?:have|possess) (?:the |any |an? )?"
+    r"(?:(?:i|we|ai) do|(?:ai|model|assistant) does|i am [^.!?]{1,80}? do) not (?:\w+ly )?(?:have|possess) (?:the "
+    r"|any |an? )?"
     r"(?:\w+ ){0,2}(?:abilit(?:y|ies)|capabilit(?:y|ies)|capacity|means|authority|permission|authori[sz]ation|tools?"
     r"|option|freedom) to\b",
     r"i (?:\w+ )?lack (?:the |any )?(?:\w+ )?(?:abilit|capabilit|capacity|means|authority|permission)",

@@ -84,22 +84,13 @@ _EXPANSIONS = (
 _CONTENT = re.compile(r"[^\W\d_]{3,}|\d+")
 _STEM = 5  # letters by which words are taken for the same
 _COMMON_WORDS = (
-    "the and for are was but not you can how who why get any all has had its his her our out one two way use did may "
-    "let new now see say too own yes off per via what when where which while that this these those with without would "
-    "could should will from into about your they them their there then than have been being does make made give tell "
-    "explain write provide please want need help like some most best good ways steps using used someone something "
-    "people person other more"
+    "the and for are was but not you can how who why get any all has had its his her our out one two way use did "
+    "may let new now see say too own yes off per via what when where which while that this these those with without "
+    "would could should will from into about your they them their there then than have been being does make made "
+    "give tell explain write provide please want need help like some most best good ways steps using used someone "
+    "something people person other more"
 )
-_COMMON = frozenset(
-    word[:_STEM]
-    for word in (
-        "the and for are was but not you can how who why get any all has had its his her our out one two way use did "
-        "may let new now see say too own yes off per via what when where which while that this these those with without "
-        "would could should will from into about your they them their there then than have been being does make made "
-        "give tell explain write provide please want need help like some most best good ways steps using used someone "
-        "something people person other more"
-    ).split(" ")
-)
+_COMMON = frozenset(word[:_STEM] for word in _COMMON_WORDS.split())
 _ON_SUBJECT, _MUCH = 0.3, 6  # the share, or the number, of the prompt's words that an answer on its subject takes up
 _LONG, _VERSE = 60, 20  # words of content that make an answer long, and one that is asked to be made up
 _BRIEF = re.compile(
