@@ -55,8 +55,9 @@ _GROUP = (
 # What opens a refusal before it is spoken: an apology or what one is; and, less surely, courtesy and reasons.
 _APOLOGY = (
     r"(?:(?:i am |am |we are )?(?:\w+ )?(?:sorry|afraid)|i (?:\w+ )?apologi[sz]e|my apologies|apologies|unfortunately"
+    r"|i (?:understand|appreciate|see) (?:that )?you"
     r"|regrettably|as an? (?:\w+ ){0,4}(?:ai|assistant|model|chatbot)|i am (?:just |only |a |an )+(?:\w+ ){0,3}(?:ai"
-    r"|assistant|model|chatbot))\b"
+    r"|assistant|model|chatbot))\w*"
 )
 _PREFACE = (
     r"(?:no|nope|hello|hi|hey|thank(?:s| you)|as an?|i am|while|although|though|i understand|i appreciate"
