@@ -143,6 +143,8 @@ class Engine:
         budget: what each request that is sent is taken from.
         prices: what the model's tokens cost.
         pool: the servers of the run; who shares it shares their slots.
+        before: awaited before each request that is to be sent, while nothing is reserved for it: it has everything
+            checked once, before the first answer is paid for.
 
     ``sent`` and ``found`` count the requests sent and those whose answer was in the ledger.
     """
@@ -155,11 +157,12 @@ class Engine:
         budget: Budget | None = None,
         prices: Prices | None = None,
         pool: Pool | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._limits = limits or Limits()
         self._servers = Servers(urls, self._limits, pool)
-        self._budget, self._prices = budget or Budget(), prices
+        self._budget, self._prices, self._before = budget or Budget(), prices, before
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
         self._answered: dict[bytes, tuple[Entry, asyncio.Future[Entry]]] = {}
         self._last_success = time.monotonic()
@@ -217,6 +220,11 @@ class Engine:
         old = entry is not None and entry.finish == REFUSED and entry.time < self._budget.run.began
         return None if old and self._budget.asks else entry
 
+    async def checked(self) -> None:
+        """Have everything checked that is to be checked before a request is sent, if any may be sent at all."""
+        if self._before is not None and self._budget.asks:
+            await self._before()
+
     async def probe(
         self,
         url: str,
@@ -235,9 +243,9 @@ class Engine:
         """
         tries = _Tries()
         while True:
-            await self._budget.reserve(self._most(most))
+            await self._budget.reserve(reserved := self._most(most))
             try:
-                sent = await self._sent(url, send, most)
+                sent = await self._sent(url, send, most, reserved)
             except Refused as refused:
                 tries.note(str(refused))
                 if tries.told >= refused.believed:
@@ -291,6 +299,7 @@ class Engine:
     async def _answer(self, key: bytes, blank: Entry, send: Callable[[str], Awaitable[Reply]], most: Tokens) -> Entry:
         claimed = False
         try:
+            await self.checked()
             while not claimed:
                 server = await self._slot()
                 claimed = self._ledger.claim(key)
@@ -332,12 +341,12 @@ class Engine:
         while True:
             sent = time.monotonic()
             try:
-                await self._budget.reserve(self._most(most))
+                await self._budget.reserve(reserved := self._most(most))
             except BaseException:
                 self._servers.release(server)
                 raise
             try:
-                answered = await self._sent(server.url, send, most)
+                answered = await self._sent(server.url, send, most, reserved)
             except Refused as refused:
                 server.succeeded(sent)
                 tries.note(str(refused))
@@ -363,10 +372,9 @@ class Engine:
             await self._pause(tries.number, self._limits.longest_pause)
             server = await self._slot()
 
-    async def _sent(self, url: str, send: Callable[[str], Awaitable[Reply]], most: Tokens) -> _Sent:
+    async def _sent(self, url: str, send: Callable[[str], Awaitable[Reply]], most: Tokens, reserved: float) -> _Sent:
         """Send a request once, and book what it cost."""
-        began, cost = time.monotonic(), self._most(most)
-        reserved = cost
+        began, cost = time.monotonic(), reserved
         self.sent += 1
         try:
             async with asyncio.timeout(self._limits.deadline):

@@ -90,7 +90,6 @@ class BatchClient(OpenAIClient):
         ledger: keeps all others, and knows the open batches.
         budget: what each request that is submitted is taken from, at the most that it may cost until it is answered.
             One that an earlier run submitted was taken from that run's.
-        before: awaited before each batch that is really submitted.
         limits: how batches are made and waited for.
 
     Raises:
@@ -103,10 +102,9 @@ class BatchClient(OpenAIClient):
         engine: Engine,
         ledger: Ledger,
         budget: Budget,
-        before: Callable[[], Awaitable[None]] | None = None,
         limits: BatchLimits | None = None,
     ) -> None:
-        super().__init__(config, engine, before)
+        super().__init__(config, engine)
         self._ledger, self._budget, self._limits = ledger, budget, limits or BatchLimits()
         self._urls = tuple(dict.fromkeys(config.base_url))
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
@@ -213,6 +211,7 @@ class BatchClient(OpenAIClient):
                 return kept
             batch = self._batch_of(key)
             if batch is None:
+                await self._engine.checked()
                 await self._reserve(key, most)
             waiting: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
             self._waiting[key] = waiting
@@ -317,8 +316,6 @@ class BatchClient(OpenAIClient):
         self._uploading.add(task)
         name, url = uuid4().hex, self._urls[0]
         try:
-            if self._before is not None:
-                await self._before()
             content = b"".join([queued.line for queued in queue])
             file = await self._patiently(url, lambda: self._upload(url, f"recap-data-{name}.jsonl", content))
         finally:

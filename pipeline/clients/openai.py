@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,6 @@ class OpenAIClient:
     Args:
         config: the model, its servers and its key.
         engine: sends the requests and keeps the answers.
-        before: awaited before each request that is really sent; it has everything checked once, before the first
-            answer is paid for.
 
     ``unproven`` are the servers that gave no answer to what was asked beforehand, and are not used.
 
@@ -52,10 +50,8 @@ class OpenAIClient:
     engine = "openai"
     _ASKED = "Every server is asked a harmless request first, and this one can't be used: nothing else was asked."
 
-    def __init__(
-        self, config: ServedModel, engine: Engine, before: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        self._config, self._engine, self._before = config, engine, before
+    def __init__(self, config: ServedModel, engine: Engine) -> None:
+        self._config, self._engine = config, engine
         self._clients: dict[str, AsyncOpenAI] = {}
         self._key = _api_key(config)
         self._names = Names(config.model)
@@ -206,8 +202,6 @@ class OpenAIClient:
         }
 
     async def _checked(self, url: str, body: Mapping[str, Any], doubt: Doubt | None) -> Reply:
-        if self._before is not None:
-            await self._before()
         reply = await self._send(url, body)
         found = doubt(read_entry(reply)) if doubt else None
         if found is not None:

@@ -66,18 +66,18 @@ class Clients:
         client: Client
         if isinstance(config, ModelConfig) and config.engine == "vllm":
             limits = Limits(start=config.in_flight, most=config.in_flight, deadline=None)
-            engine = Engine(self.ledger, HERE, limits, self._budget, config.price)
-            client = VLLMClient(config, engine, local_model(config), self.check)
+            engine = Engine(self.ledger, HERE, limits, self._budget, config.price, before=self.check)
+            client = VLLMClient(config, engine, local_model(config))
         else:
             limits = Limits(
                 most=config.in_flight, deadline=config.deadline, tries=config.tries, patience=config.patience
             )
             urls = [url for url in config.base_url if url not in self._unproven] or config.base_url
-            engine = Engine(self.ledger, urls, limits, self._budget, config.price, self._pool)
+            engine = Engine(self.ledger, urls, limits, self._budget, config.price, self._pool, self.check)
             if config.batch:
-                client = BatchClient(config, engine, self.ledger, self._budget, self.check, self._batches)
+                client = BatchClient(config, engine, self.ledger, self._budget, self._batches)
             else:
-                client = OpenAIClient(config, engine, self.check)
+                client = OpenAIClient(config, engine)
         self._engines.append(engine)
         self._clients.append(client)
         return client

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -174,9 +174,8 @@ class VLLMClient:
         config: ModelConfig,
         engine: Engine,
         model: LocalModel,
-        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._config, self._engine, self._model, self._before = config, engine, model, before
+        self._config, self._engine, self._model = config, engine, model
 
     async def ask(
         self,
@@ -222,8 +221,6 @@ class VLLMClient:
         """Nothing: the model runs on for the next round (`local_models`)."""
 
     async def _send(self, body: Mapping[str, Any]) -> Reply:
-        if self._before is not None:
-            await self._before()
         return await self._model.generate(body)
 
     def _request(self, body: Mapping[str, Any], template: str | None, attempt: int) -> dict[str, Any]:
