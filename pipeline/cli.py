@@ -610,24 +610,23 @@ LedgerArgument = Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledg
 
 @ledger_app.command("stats")
 def ledger_stats(path: LedgerArgument, as_json: JsonOption = False) -> None:
-    """Answers, tokens and seconds, by sampler or judge and model."""
-    with _ledger(path) as ledger:
+    """Answers, refusals, tokens and seconds, by sampler or judge and model."""
+    with _ledger(path, read_only=True) as ledger:
         listed = ledger.stats()
     if as_json:
         _print_json([stats._asdict() for stats in listed])
         return
-    print(f"{'asker':<20} {'model':<40} {'answers':>9} {'prompt tokens':>14} {'answer tokens':>14} {'seconds':>10}")
+    heads = ("answers", "refused", "prompt tokens", "answer tokens", "seconds")
+    print("asker                model                                   ", *(f"{head:>13}" for head in heads))
     for s in listed:
-        print(
-            f"{s.asker:<20} {s.model or '':<40} {s.answers:>9,} {s.prompt_tokens:>14,} {s.completion_tokens:>14,} "
-            f"{s.seconds:>10,.0f}"
-        )
+        counts = (s.answers, s.refused, s.prompt_tokens, s.completion_tokens, round(s.seconds))
+        print(f"{s.asker:<20} {s.model or '':<40}", *(f"{count:>13,}" for count in counts))
 
 
 @ledger_app.command("export")
 def ledger_export(path: LedgerArgument) -> None:
     """Print every request and answer as JSON lines. They may hold harmful text."""
-    with _ledger(path) as ledger:
+    with _ledger(path, read_only=True) as ledger:
         for key, entry in ledger.entries():
             print(json.dumps({"key": key.hex(), **entry._asdict()}))
 
@@ -635,7 +634,7 @@ def ledger_export(path: LedgerArgument) -> None:
 @ledger_app.command("verify")
 def ledger_verify(path: LedgerArgument) -> None:
     """Check the file and its keys; exit code 1 where something is wrong."""
-    with _ledger(path) as ledger:
+    with _ledger(path, read_only=True) as ledger:
         found = ledger.verify()
     if found:
         raise RecapError(f"{path} is damaged:\n" + "\n".join(f"  {line}" for line in found[:20]))
@@ -645,11 +644,16 @@ def ledger_verify(path: LedgerArgument) -> None:
 @ledger_app.command("gc")
 def ledger_gc(
     path: LedgerArgument,
-    older_than_days: Annotated[float, typer.Option(min=0, help="Remove answers older than this.")],
+    older_than_days: Annotated[float | None, typer.Option(min=0, help="Remove answers older than this.")] = None,
+    refused: Annotated[bool, typer.Option("--refused", help="Remove what servers refused or left empty.")] = False,
 ) -> None:
-    """Remove old answers and shrink the file. A build that needs one asks for it again."""
+    """Remove old answers, or refusals, and shrink the file. A build that needs one asks for it again."""
+    if older_than_days is None and not refused:
+        raise InputError("What is to be removed? give --older-than-days or --refused.")
     with _ledger(path) as ledger:
-        removed = ledger.remove_before(time.time() - older_than_days * 86_400)
+        removed = ledger.forget_refusals() if refused else 0
+        if older_than_days is not None:
+            removed += ledger.remove_before(time.time() - older_than_days * 86_400)
     print(f"{path}: {removed:,} answers removed")
 
 
@@ -697,12 +701,12 @@ def _shown(progress: Any) -> Iterator[Any]:
         progress.close()
 
 
-def _ledger(path: Path) -> Ledger:
+def _ledger(path: Path, *, read_only: bool = False) -> Ledger:
     from pipeline.ledger import Ledger
 
     if not path.is_file():
         raise InputError(f"There is no ledger {path}. A build keeps it beside its output, as in out/ledger.sqlite.")
-    return Ledger(path)
+    return Ledger(path, read_only=read_only)
 
 
 def _print_json(value: Any) -> None:

@@ -1,22 +1,25 @@
 """What a build's models will be asked and paid, counted before anything is: requests, tokens, money, time.
 
 Counted is what is sure: the rows that want a prefill in the first round, and which of their answers the ledger has.
-How many attempts a row takes is not known before; so every figure has a least (one attempt each) and a most (all).
+How many attempts a row takes, and how many rows are rejected for others to take their places, is not known before; so
+every figure has a least (one attempt each) and a most (every attempt at every candidate, each answer at its longest).
+Faults of a server, after which a request is sent again, are in neither.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import steps, stopping
 from pipeline.choice import Choice
+from pipeline.clients import TEMPLATE_TOKENS
 from pipeline.clients.opening import Clients, opened
 from pipeline.clients.tokenizers import NoTokenizer, load
 from pipeline.engine import Budget, Refused, Tokens
@@ -36,6 +39,18 @@ TOKENS_PER_WORD = 1.5
 _JUDGE_TOKENS = 400
 """What a judge's template adds to what it judges."""
 
+_JUDGE_BYTES = 6_000
+"""The most that a judge's template has, in bytes."""
+
+_BYTES_PER_WORD = 16
+"""The most that a word of a prefill has, in bytes, over many words."""
+
+_GUARD_TOKENS = 4_096
+"""The most tokens that a guard's answer may have."""
+
+_CHECKS = 2
+"""Harmless exchanges that a judge is asked first."""
+
 
 class Estimate(NamedTuple):
     """What one sampler or judge will be asked for one domain.
@@ -43,7 +58,8 @@ class Estimate(NamedTuple):
     ``requests`` are those of one attempt each that the ledger has no answer to, ``found`` those it has or will have
     from prefills of another length;
     ``prompt_tokens`` and ``completion_tokens`` are of these requests, ``most_requests`` and ``most_cost`` with every
-    attempt used up and every answer at its longest; costs are in the currency of the recipe's prices. ``counted`` says
+    attempt at every candidate used up, every answer at its longest, and the harmless request that each server is asked
+    first; costs are in the currency of the recipe's prices. ``counted`` says
     how tokens were counted: ``tokenizer``, ``estimate``, and ``probe`` where the length of answers was measured.
     ``seconds`` is how long the requests take if the servers are as quick with all that may be in flight as they were
     with the probe; None without one.
@@ -91,13 +107,14 @@ async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, pr
         open_judges(judges, clients)
         for name, (_, domain, prefill) in arms.items():
             rows = list(_rows(recipe, work, choice, name, prefill))
+            every = list(_candidates(recipe, work, choice, domain, prefill))
             if prefill.sampler in models:
                 sampler = samplers[prefill.sampler]
                 assert isinstance(sampler, ModelSampler)
                 model = models[prefill.sampler]
-                listed.append(await _of_sampler(domain, prefill, model, sampler, rows, clients, asked, probe))
+                listed.append(await _of_sampler(domain, prefill, model, sampler, rows, every, clients, asked, probe))
             if name in judges and not isinstance(judges[name].config, RefusalConfig):
-                listed.append(_of_judge(domain, prefill, judges[name].config, rows))
+                listed.append(_of_judge(domain, prefill, judges[name].config, rows, every))
     return listed
 
 
@@ -109,12 +126,21 @@ def _rows(recipe: Recipe, work: Path, choice: Choice, arm: str, prefill: Prefill
                 yield steps.request_of(row, prefill, recipe.seed, 0)
 
 
+def _candidates(recipe: Recipe, work: Path, choice: Choice, domain: str, prefill: Prefill) -> Iterator[PrefillRequest]:
+    """All clean rows of a domain: each may have to take the place of one that is rejected."""
+    for shard in range(choice.shards):
+        table = steps.read_table(work / f"clean/{shard}.arrow")
+        for row in table.filter(pc.equal(table["domain"], domain)).to_pylist():
+            yield steps.request_of(row, prefill, recipe.seed, 0)
+
+
 async def _of_sampler(
     domain: str,
     prefill: Prefill,
     config: ModelConfig,
     sampler: ModelSampler,
     rows: list[PrefillRequest],
+    every: list[PrefillRequest],
     clients: Clients,
     asked: set[bytes],
     probe: bool,
@@ -127,11 +153,10 @@ async def _of_sampler(
         missing, counted = missing[PROBED:], f"{counted}, probe"
     each = written or prefill.words * per_word
 
-    def tokens_of(some: list[PrefillRequest], longest: float = math.inf) -> Tokens:
-        prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in some)
-        return Tokens(prompt, round(sum(min(longest, sampler.most_tokens(row)) for row in some)))
-
-    tokens, later = tokens_of(missing, each), prefill.attempts - 1
+    prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in missing)
+    completion = round(sum(min(each, sampler.most_tokens(row)) for row in missing))
+    tokens, found = Tokens(prompt, completion), len(rows) - len(missing)
+    most = [Tokens(_most(sampler.prompt_text(row)), sampler.most_tokens(row)).cost(config.price) for row in every]
     at_once = min(config.in_flight * max(len(config.base_url), 1), max(len(missing), 1))
     seconds = seconds_each * len(missing) / at_once if seconds_each is not None else None
     return Estimate(
@@ -139,12 +164,12 @@ async def _of_sampler(
         asker=sampler.name,
         model=config.model,
         requests=len(missing),
-        found=len(rows) - len(missing),
-        prompt_tokens=tokens.prompt,
-        completion_tokens=tokens.completion,
+        found=found,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
         cost=tokens.cost(config.price),
-        most_requests=len(missing) + len(rows) * later,
-        most_cost=tokens_of(missing).cost(config.price) + tokens_of(rows).cost(config.price) * later,
+        most_requests=len(every) * prefill.attempts - found + len(set(config.base_url)),
+        most_cost=sum(most) * prefill.attempts + max(most, default=0.0) * len(set(config.base_url)),
         counted=counted,
         seconds=seconds,
     )
@@ -162,23 +187,32 @@ def _has(clients: Clients, sampler: ModelSampler, row: PrefillRequest, asked: se
     return False
 
 
-def _of_judge(domain: str, prefill: Prefill, config: JudgeConfig, rows: list[PrefillRequest]) -> Estimate:
+def _most(text: str) -> int:
+    """The most tokens that a prompt of this text may have, by a template of usual length."""
+    return len(text.encode("utf-8", "surrogatepass")) + TEMPLATE_TOKENS
+
+
+def _of_judge(
+    domain: str, prefill: Prefill, config: JudgeConfig, rows: list[PrefillRequest], every: list[PrefillRequest]
+) -> Estimate:
     """A judge is asked about what a sampler wrote, so what the ledger has is not known before."""
     assert isinstance(config, ServedModel)
     words = sum(len(row.prompt.split()) for row in rows) + prefill.words * len(rows)
-    answer = int(getattr(config, "max_tokens", 16))
-    tokens = Tokens(round(words * TOKENS_PER_WORD) + _JUDGE_TOKENS * len(rows), answer * len(rows))
+    answer = int(getattr(config, "max_tokens", _GUARD_TOKENS))
+    prompt, completion = round(words * TOKENS_PER_WORD) + _JUDGE_TOKENS * len(rows), answer * len(rows)
+    longest = prefill.words * _BYTES_PER_WORD + _JUDGE_BYTES
+    most = [Tokens(_most(row.prompt) + longest, answer).cost(config.price) for row in every]
     return Estimate(
         domain=domain,
         asker=config.engine,
         model=config.model,
         requests=len(rows),
         found=0,
-        prompt_tokens=tokens.prompt,
-        completion_tokens=tokens.completion,
-        cost=tokens.cost(config.price),
-        most_requests=len(rows) * prefill.attempts,
-        most_cost=tokens.cost(config.price) * prefill.attempts,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost=Tokens(prompt, completion).cost(config.price),
+        most_requests=len(every) * prefill.attempts + _CHECKS * len(set(config.base_url)),
+        most_cost=sum(most) * prefill.attempts + max(most, default=0.0) * _CHECKS * len(set(config.base_url)),
         counted="estimate",
     )
 

@@ -1,35 +1,45 @@
 """The one async loop that every request to a model goes through.
 
-A request is looked up in the ledger; if it has no answer it waits for a slot of a server, is sent, retried where that
-can help, and its answer is written. Slots are refilled one by one, so a slow answer holds up nothing but itself. How
-many there are is found out: a server's limit grows while answers come back clean and shrinks when it says that it is
-too much, or leaves a request to its deadline (AIMD, Chiu and Jain 1989). Waiting, for a slot or for another try,
-happens outside the slots and counts against no deadline.
+A request is looked up in the ledger; if it has no answer it waits for a slot of a server (`pipeline.servers`), is sent,
+retried where that can help, and its answer is written. Slots are refilled one by one, so a slow answer holds up nothing
+but itself. Waiting, for a slot or for another try, happens outside the slots and counts against no deadline.
+
+What a request comes to is one of four: an answer; a fault that may pass, after which it is sent again (`Retry`); an
+outcome of this request, believed when it is told several times in a row (`Refused`); or the end of the run
+(`EngineError`). Which answer of a host is which is said in `pipeline.clients.outcomes`.
+
+What the ledger kept is what counts: where another process was faster, its answer is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from pipeline.budget import ALL_KEPT, NO_TOKENS, Budget, BudgetSpent, EngineError, Prices, Tokens
 from pipeline.errors import RecapError
-from pipeline.ledger import Entry, Ledger, request_key
+from pipeline.ledger import FILTERED, REFUSED, Entry, Ledger, LedgerError, request_key
+from pipeline.servers import Fault, Limits, Pool, Server, Servers
 
-REFUSED = "refused"
-"""The finish of an entry whose request the server won't answer; its answer is the server's reason."""
+__all__ = ["Budget", "BudgetSpent", "Engine", "EngineError", "Limits", "Refused", "Reply", "Retry", "Tokens"]
 
+BELIEVED = 3
+"""How often in a row a server must say the same of a request for it to be the request's outcome, unless the outcome
+says otherwise."""
 
-class EngineError(RecapError):
-    """No server could be made to answer."""
+_ELSEWHERE = 0.2
+"""Seconds between two looks for an answer that another process has in flight."""
 
+_AT_LAST = 60.0
+"""How long it is tried to write answers that could not be written, before they are kept in a file of their own."""
 
-class Refused(RecapError):
-    """The server will not answer this request, now or later; others may still be answered."""
+_NUMBERS = re.compile(r"\d+")
 
 
 class Reply(NamedTuple):
@@ -41,12 +51,28 @@ class Reply(NamedTuple):
     completion_tokens: int | None = None
 
 
-class Retry(Exception):
-    """An answer that may be better the next time.
+class Refused(RecapError):
+    """The server will not answer this request; others may still be answered.
 
-    ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for; ``late``
-    says that there was no answer by the deadline. ``reply`` is an answer that is whole but in doubt: it is taken where
-    the next try gives no better one.
+    ``finish`` is what the ledger calls it: `pipeline.ledger.REFUSED` where the cause may be mended (it is asked again
+    in a later run), `pipeline.ledger.FILTERED` where the server answered with nothing and was paid for it. ``believed``
+    is how often in a row the server must say it; ``paid`` are the tokens that the server counted, None where it was
+    asked and doesn't say.
+    """
+
+    def __init__(
+        self, why: str, *, finish: str = REFUSED, believed: int = BELIEVED, paid: Tokens | None = NO_TOKENS
+    ) -> None:
+        super().__init__(why)
+        self.finish, self.believed, self.paid = finish, believed, paid
+
+
+class Retry(Exception):
+    """An answer that may be better the next time; see `pipeline.servers.Fault`.
+
+    ``paid`` are the tokens that the server counted, `NO_TOKENS` where it did nothing, None where it was asked and
+    doesn't say: then the request is taken to have cost its most. ``reply`` is an answer that is whole but in doubt: it
+    is taken where the next try gives no better one, unless ``doubtful`` says what the request's outcome is then.
     """
 
     def __init__(
@@ -56,160 +82,13 @@ class Retry(Exception):
         busy: bool = False,
         late: bool = False,
         after: float | None = None,
+        paid: Tokens | None = None,
         reply: Reply | None = None,
+        doubtful: str | None = None,
     ) -> None:
         super().__init__(why)
-        self.busy, self.late, self.after, self.reply = busy, late, after, reply
-
-
-class Limits(NamedTuple):
-    """How a server is treated.
-
-    ``start`` and ``most`` are requests in flight at first and at most; ``deadline`` the seconds that one request may
-    take once it is sent, None for any time; ``tries`` how often it is sent; ``pause`` and ``longest_pause`` the seconds
-    between two tries at first and at most; ``patience`` the seconds after which servers that answer nothing are given
-    up.
-    """
-
-    start: int = 32
-    most: int = 256
-    deadline: float | None = 600.0
-    tries: int = 8
-    pause: float = 0.5
-    longest_pause: float = 60.0
-    patience: float = 300.0
-
-
-class _Server:
-    """One server's slots, and what is known of how it does."""
-
-    GROWTH, CUT = 0.05, 0.8
-    MUCH = 2.0
-    """How many times as fast another server must be for a request to rather wait for it."""
-    BREAKS = 8
-    """Failures in a row after which a server is left alone: for a moment, then longer each time it fails on."""
-
-    def __init__(self, url: str, limits: Limits) -> None:
-        self.url, self._limits = url, limits
-        self.limit, self.in_flight = float(min(limits.start, limits.most)), 0
-        self.resting_until = self._cut_at = self._broke_at = 0.0
-        self._failures = self._breaks = 0
-        self._latency = self._heard_at = 0.0
-
-    def take(self, now: float) -> None:
-        """Fill a slot."""
-        self._heard_at = self._heard_at if self.in_flight else now
-        self.in_flight += 1
-
-    def latency(self, now: float) -> float:
-        """The seconds that an answer takes: what the last ones took, or what the server has been silent for."""
-        return max(self._latency, now - self._heard_at if self.in_flight else 0.0, 1e-3)
-
-    def free(self, now: float) -> bool:
-        return self.in_flight < int(self.limit) and now >= self.resting_until
-
-    def wait(self, now: float) -> float:
-        """How long a request sent now would take, in relation to other servers."""
-        return (self.in_flight + 1) / self.limit * self.latency(now)
-
-    def succeeded(self, latency: float) -> None:
-        self._failures = self._breaks = 0
-        self._heard_at = time.monotonic()
-        self._latency = latency if not self._latency else 0.9 * self._latency + 0.1 * latency
-        if self.in_flight >= int(self.limit) - 1:
-            growth = self.GROWTH * max(1.0, 20 / self.limit) if self._cut_at else 1.0
-            self.limit = min(self.limit + growth, float(self._limits.most))
-
-    def failed(self, sent: float, retry: Retry) -> None:
-        now = self._heard_at = time.monotonic()
-        if (retry.busy or retry.late) and sent >= self._cut_at:
-            self.limit, self._cut_at = max(self.limit * self.CUT, 1.0), now
-        if retry.busy:
-            if retry.after is not None:
-                self.resting_until = max(self.resting_until, now + retry.after)
-            return
-        if sent < self._broke_at:
-            return
-        self._failures += 1
-        if self._failures >= self.BREAKS:
-            pause = min(self._limits.pause * 2**self._breaks, self._limits.longest_pause)
-            self.resting_until, self._broke_at = now + pause, now
-            self._failures, self._breaks = 0, self._breaks + 1
-
-
-class Servers:
-    """Servers that share a load, each with slots of its own.
-
-    A slot is given in the order of asking, on the server that is likely to answer soonest: a slow one among fast ones
-    gets few requests, one that asked to be left alone none for that time.
-    """
-
-    def __init__(self, urls: Sequence[str], limits: Limits) -> None:
-        self._servers = [_Server(url, limits) for url in urls]
-        self._queue: deque[asyncio.Future[_Server]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
-
-    async def acquire(self) -> _Server:
-        """Wait for a slot. Raises EngineError where the servers are stopped meanwhile."""
-        turn: asyncio.Future[_Server] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        self._hand_out()
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release(turn.result())
-            raise
-
-    @property
-    def in_flight(self) -> int:
-        """How many slots are taken."""
-        return sum(server.in_flight for server in self._servers)
-
-    def release(self, server: _Server) -> None:
-        """Give a slot back."""
-        server.in_flight -= 1
-        self._hand_out()
-
-    def stop(self) -> None:
-        """Send everybody who waits for a slot away with an EngineError."""
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_exception(_stopped())
-
-    def _hand_out(self) -> None:
-        now = time.monotonic()
-        while self._queue:
-            free = [server for server in self._servers if server.free(now) and self._worth(server, now)]
-            if not free:
-                break
-            turn = self._queue.popleft()
-            if not turn.done():
-                server = min(free, key=lambda server: server.wait(now))
-                server.take(now)
-                turn.set_result(server)
-        if self._queue and self._alarm is None:
-            again = [server.resting_until - now for server in self._servers if server.resting_until > now]
-            again += [server.latency(now) for server in self._servers if server.free(now)]
-            if again:
-                self._alarm = asyncio.get_running_loop().call_later(min(again) + 1e-3, self._wake)
-
-    def _worth(self, server: _Server, now: float) -> bool:
-        """Whether it would answer before much faster servers were through with all that waits."""
-        latency = server.latency(now)
-        others = [(other.limit, other.latency(now)) for other in self._servers if now >= other.resting_until]
-        faster = [(limit, one) for limit, one in others if one * _Server.MUCH < latency]
-        rate = sum(limit / one for limit, one in faster)
-        return not faster or latency <= len(self._queue) / rate + min(one for _, one in faster)
-
-    def _wake(self) -> None:
-        self._alarm = None
-        self._hand_out()
-
-
-_LATE = "no answer in {:g} s"
-_ALL_KEPT = "Every answer so far is in the ledger: run the same command again to go on."
+        self.fault = Fault(why, busy, late, after)
+        self.paid, self.reply, self.doubtful = paid, reply, doubtful
 
 
 def _seen(task: asyncio.Task[Entry]) -> None:
@@ -219,80 +98,39 @@ def _seen(task: asyncio.Task[Entry]) -> None:
 
 
 def _stopped() -> EngineError:
-    return EngineError(f"Stopped. {_ALL_KEPT}")
+    return EngineError(f"Stopped. {ALL_KEPT}")
 
 
-class Prices(Protocol):
-    """What a million tokens of a prompt and of an answer cost."""
+class _Sent(NamedTuple):
+    reply: Reply
+    latency: float | None
+
+
+class _Tries:
+    """What became of the tries at one request."""
+
+    def __init__(self) -> None:
+        self.failures = self.busy = self.doubts = self.told = 0
+        self.words: Counter[str] = Counter()
+        self._last = ""
 
     @property
-    def prompt(self) -> float:
-        """Of a prompt."""
+    def number(self) -> int:
+        return self.failures + self.busy
 
-    @property
-    def completion(self) -> float:
-        """Of an answer."""
+    def note(self, why: str, *, busy: bool = False) -> None:
+        same = _NUMBERS.sub("#", why)
+        self.told = self.told + 1 if same == self._last else 1
+        self._last = same
+        self.words[why] += 1
+        if busy:
+            self.busy += 1
+        else:
+            self.failures += 1
 
-
-class Tokens(NamedTuple):
-    """Tokens of a prompt, and of an answer."""
-
-    prompt: int = 0
-    completion: int = 0
-
-    def cost(self, prices: Prices | None) -> float:
-        """What they cost; 0 where no prices are known."""
-        return (self.prompt * prices.prompt + self.completion * prices.completion) / 1e6 if prices else 0.0
-
-
-NO_TOKENS = Tokens()
-
-
-class BudgetSpent(EngineError):
-    """What a run may send, or cost, is used up."""
-
-
-class Budget:
-    """What a run may still send and cost, by all its engines together; None for any number.
-
-    The cost of a request in flight is reserved at its most, so that ``cost`` is never more than allowed by what the
-    prices say. ``spent`` counts requests sent, ``cost`` is that of their answers.
-    """
-
-    def __init__(self, requests: int | None = None, cost: float | None = None) -> None:
-        self._requests, self._cost = requests, cost
-        self._reserved, self._in_flight = 0.0, 0
-        self._settled = asyncio.Event()
-        self.spent, self.cost = 0, 0.0
-
-    async def reserve(self, most: float = 0.0) -> None:
-        """Take a request that costs at most `most` from it, once those in flight leave enough.
-
-        Raises:
-            BudgetSpent: there is too little left.
-        """
-        while True:
-            if self._requests is not None and self.spent >= self._requests:
-                raise BudgetSpent(f"The requests allowed by --max-requests were sent. {_ALL_KEPT}")
-            if self._cost is None or self.cost + self._reserved + most <= self._cost:
-                break
-            if not self._in_flight:
-                raise BudgetSpent(
-                    f"The next request may cost {most:.6g}, and {self.cost:.6g} of the {self._cost:.6g} that may be "
-                    f"spent is spent (--max-cost). {_ALL_KEPT}"
-                )
-            self._settled.clear()
-            await self._settled.wait()
-        self.spent += 1
-        self._reserved += most
-        self._in_flight += 1
-
-    def settle(self, most: float, cost: float) -> None:
-        """Put what a request really cost in the place of what was reserved for it."""
-        self._in_flight -= 1
-        self._reserved = self._reserved - most if self._in_flight else 0.0
-        self.cost += cost
-        self._settled.set()
+    def story(self) -> str:
+        """What was said, the most frequent first."""
+        return "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in self.words.most_common(3))
 
 
 class Engine:
@@ -304,6 +142,9 @@ class Engine:
         limits: how servers are treated.
         budget: what each request that is sent is taken from.
         prices: what the model's tokens cost.
+        pool: the servers of the run; who shares it shares their slots.
+        before: awaited before each request that is to be sent, while nothing is reserved for it: it has everything
+            checked once, before the first answer is paid for.
 
     ``sent`` and ``found`` count the requests sent and those whose answer was in the ledger.
     """
@@ -315,15 +156,18 @@ class Engine:
         limits: Limits | None = None,
         budget: Budget | None = None,
         prices: Prices | None = None,
+        pool: Pool | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._limits = limits or Limits()
-        self._servers = Servers(urls, self._limits)
-        self._budget, self._prices = budget or Budget(), prices
+        self._servers = Servers(urls, self._limits, pool)
+        self._budget, self._prices, self._before = budget or Budget(), prices, before
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
-        self._answered: list[tuple[bytes, Entry]] = []
+        self._answered: dict[bytes, tuple[Entry, asyncio.Future[Entry]]] = {}
         self._last_success = time.monotonic()
         self._stopped = asyncio.Event()
+        self._more = NO_TOKENS
         self.sent = self.found = 0
 
     async def ask(
@@ -349,29 +193,80 @@ class Engine:
         Raises:
             Refused: the server won't answer this request; that is in the ledger as well.
             EngineError: no server could be made to answer, the budget is used up, or the engine was stopped.
+            LedgerError: the answer can't be written. It is kept until it can, and nothing more is sent.
         """
         key = request_key(request)
-        entry = self._ledger.get(key)
+        entry = self.known(key)
         if entry is not None:
             self.found += 1
         else:
             if key not in self._asked:
                 blank = Entry(asker, model, request, "", attempt=attempt)
-                task = asyncio.ensure_future(self._answer(key, blank, send, most.cost(self._prices)))
+                task = asyncio.ensure_future(self._answer(key, blank, send, most))
                 task.add_done_callback(_seen)
                 self._asked[key] = task
             entry = await asyncio.shield(self._asked[key])
-        if entry.finish == REFUSED:
-            raise Refused(entry.answer)
+        if entry.finish in (REFUSED, FILTERED):
+            raise Refused(entry.answer, finish=entry.finish)
         return entry
 
     def kept(self, request: Mapping[str, Any]) -> Entry | None:
         """The answer that the ledger has to a request, None where it has none."""
         return self._ledger.get(request_key(request))
 
-    def keep(self, request: Mapping[str, Any], reply: Reply, *, asker: str, model: str | None = None) -> None:
-        """Write an answer that was got past the engine. One that the ledger has already stays."""
-        self._ledger.put([(request_key(request), Entry(asker, model, request, **reply._asdict()))])
+    def known(self, key: bytes) -> Entry | None:
+        """The ledger's answer; a refusal of an earlier run is none, as long as anything may be asked."""
+        entry = self._ledger.get(key)
+        old = entry is not None and entry.finish == REFUSED and entry.time < self._budget.run.began
+        return None if old and self._budget.asks else entry
+
+    async def checked(self) -> None:
+        """Have everything checked that is to be checked before a request is sent, if any may be sent at all."""
+        if self._before is not None and self._budget.asks:
+            await self._before()
+
+    async def probe(
+        self,
+        url: str,
+        request: Mapping[str, Any],
+        send: Callable[[str], Awaitable[Reply]],
+        *,
+        asker: str,
+        model: str | None = None,
+        most: Tokens = NO_TOKENS,
+    ) -> Reply:
+        """What one server answers now, whatever the ledger has. The first answer to a request is written.
+
+        Raises:
+            Refused: it won't answer.
+            EngineError: it gave no answer in a few tries, or the budget is used up.
+        """
+        tries = _Tries()
+        while True:
+            await self._budget.reserve(reserved := self._most(most))
+            try:
+                sent = await self._sent(url, send, most, reserved)
+            except Refused as refused:
+                tries.note(str(refused))
+                if tries.told >= refused.believed:
+                    raise
+            except Retry as retry:
+                tries.note(str(retry))
+                if retry.reply is not None and tries.number >= BELIEVED:
+                    sent = _Sent(retry.reply, None)
+                    break
+            else:
+                break
+            if tries.number >= 2 * BELIEVED or self._stopped.is_set():
+                raise EngineError(f"{url} gave no answer that can be used in {tries.number} tries: {tries.story()}.")
+            await self._pause(tries.number, 2.0)
+        entry = Entry(asker, model, request, **sent.reply._asdict(), latency=sent.latency, time=time.time())
+        self._ledger.put([(request_key(request), entry)], self._spending())
+        return sent.reply
+
+    def leave_out(self, url: str) -> None:
+        """Ask a server nothing more."""
+        self._servers.leave_out(url)
 
     @property
     def in_flight(self) -> int:
@@ -380,83 +275,186 @@ class Engine:
 
     def stop(self) -> None:
         """Send nothing more. Requests in flight are still answered and written; those that wait are given up."""
-        self._stopped.set()
-        self._servers.stop()
+        self._stop(_stopped())
 
     async def settle(self) -> None:
-        """Wait for the requests in flight, and write what they brought."""
-        await asyncio.gather(*self._asked.values(), return_exceptions=True)
-        self._write()
+        """Wait for the requests in flight, and write what they brought.
 
-    async def _answer(self, key: bytes, blank: Entry, send: Callable[[str], Awaitable[Reply]], most: float) -> Entry:
-        latency = None
+        Raises:
+            LedgerError: it can't be written into the ledger; the message says where it was put.
+        """
         try:
-            reply, latency = await self._send(send, most)
-        except Refused as refused:
-            reply = Reply(str(refused), REFUSED)
-        except BaseException:
-            del self._asked[key]
-            raise
-        entry = blank._replace(**reply._asdict(), latency=latency, time=time.time())
-        self._answered.append((key, entry))
-        if len(self._answered) == 1:
-            asyncio.get_running_loop().call_soon(self._write)
-        return entry
+            await asyncio.gather(*self._asked.values(), return_exceptions=True)
+            self._write()
+            began = time.monotonic()
+            while self._answered and time.monotonic() - began < _AT_LAST:
+                await asyncio.sleep(0.5)
+                self._write()
+        finally:
+            if not self._answered and self._budget.spent and not self._ledger.read_only:
+                self._ledger.put([], self._spending())
+            if self._answered:
+                aside = self._ledger.set_aside((key, entry) for key, (entry, _) in self._answered.items())
+                count, self._answered = len(self._answered), {}
+                raise LedgerError(
+                    f"{self._ledger.path} could not be written. {count:,} answers that were paid are kept in {aside}; "
+                    "the next run reads them in, as soon as the ledger can be written."
+                )
 
-    async def _send(self, send: Callable[[str], Awaitable[Reply]], most: float) -> tuple[Reply, float]:
-        failures = busy = doubts = 0
-        began: float | None = None
-        while True:
-            if self._stopped.is_set():
-                raise _stopped()
-            server = await self._servers.acquire()
-            sent = time.monotonic()
-            began = began or sent
-            cost = 0.0
+    async def _answer(self, key: bytes, blank: Entry, send: Callable[[str], Awaitable[Reply]], most: Tokens) -> Entry:
+        claimed = False
+        try:
+            await self.checked()
+            while not claimed:
+                server = await self._slot()
+                claimed = self._ledger.claim(key)
+                if claimed:
+                    break
+                self._servers.release(server)
+                await asyncio.sleep(_ELSEWHERE)
+                entry = self.known(key)
+                if entry is not None:
+                    return entry
+            entry = self.known(key)
+            if entry is not None:
+                self._servers.release(server)
+                return entry
             try:
-                await self._budget.reserve(most)
+                sent = await self._send(server, send, most)
+            except Refused as refused:
+                sent = _Sent(Reply(str(refused), refused.finish), None)
+            written: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+            entry = blank._replace(**sent.reply._asdict(), latency=sent.latency, time=time.time())
+            self._answered[key] = (entry, written)
+            if len(self._answered) == 1:
+                asyncio.get_running_loop().call_soon(self._write)
+            return await written
+        finally:
+            del self._asked[key]
+            if claimed:
+                self._ledger.release(key)
+
+    async def _slot(self) -> Server:
+        try:
+            return await self._servers.acquire()
+        except TimeoutError as error:
+            raise EngineError(f"{error}, which is longer than it's waited for (patience). {ALL_KEPT}") from None
+
+    async def _send(self, server: Server, send: Callable[[str], Awaitable[Reply]], most: Tokens) -> _Sent:
+        """Send a request until it has an outcome, to the server whose slot is taken at first."""
+        tries, began, before = _Tries(), time.monotonic(), 0.0
+        while True:
+            sent = time.monotonic()
+            try:
+                await self._budget.reserve(reserved := self._most(most))
             except BaseException:
                 self._servers.release(server)
                 raise
-            self.sent += 1
             try:
-                async with asyncio.timeout(self._limits.deadline):
-                    reply = await send(server.url)
-                cost = self._cost(reply, most)
-            except (Retry, TimeoutError) as error:
-                retry = error if isinstance(error, Retry) else Retry(_LATE.format(self._limits.deadline), late=True)
+                answered = await self._sent(server.url, send, most, reserved)
+            except Refused as refused:
+                server.succeeded(sent)
+                tries.note(str(refused))
+                if tries.told >= refused.believed:
+                    raise
+            except Retry as retry:
+                server.failed(sent, retry.fault)
+                tries.note(str(retry), busy=retry.fault.busy)
                 if retry.reply is not None:
-                    doubts, cost = doubts + 1, self._cost(retry.reply, most)
-                    if doubts > 1:
-                        return retry.reply, time.monotonic() - sent
-                server.failed(sent, retry)
+                    tries.doubts += 1
+                    if tries.doubts > 1:
+                        if retry.doubtful is not None:
+                            raise Refused(retry.doubtful, finish=FILTERED) from None
+                        return _Sent(retry.reply, time.monotonic() - sent)
+                self._check_patience(server, tries, began, before, retry.fault)
             else:
                 self._last_success = time.monotonic()
-                server.succeeded(self._last_success - sent)
-                return reply, self._last_success - sent
+                server.succeeded(sent)
+                return answered
             finally:
-                self._budget.settle(most, cost)
                 self._servers.release(server)
-            failures, busy = failures + (not retry.busy), busy + retry.busy
-            out_of_patience = time.monotonic() - max(self._last_success, began) > self._limits.patience
-            if failures >= self._limits.tries or out_of_patience:
-                raise EngineError(
-                    f"{server.url} gave no answer that can be used in {failures + busy} tries; the last time: {retry}. "
-                    f"{_ALL_KEPT}"
-                )
-            longest = min(self._limits.pause * 2 ** (failures + busy), self._limits.longest_pause)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), random.uniform(0, longest))
+            before = sent
+            await self._pause(tries.number, self._limits.longest_pause)
+            server = await self._slot()
 
-    def _cost(self, reply: Reply, most: float) -> float:
+    async def _sent(self, url: str, send: Callable[[str], Awaitable[Reply]], most: Tokens, reserved: float) -> _Sent:
+        """Send a request once, and book what it cost."""
+        began, cost = time.monotonic(), reserved
+        self.sent += 1
+        try:
+            async with asyncio.timeout(self._limits.deadline):
+                reply = await send(url)
+            cost = self._counted(reply.prompt_tokens, reply.completion_tokens, most, cost)
+            return _Sent(reply, time.monotonic() - began)
+        except TimeoutError:
+            raise Retry(f"no answer in {self._limits.deadline:g} s", late=True) from None
+        except (Retry, Refused) as outcome:
+            if outcome.paid is not None:
+                cost = self._counted(*outcome.paid, most, cost) if outcome.paid != NO_TOKENS else 0.0
+            raise
+        except EngineError:
+            cost = 0.0
+            raise
+        finally:
+            self._budget.settle(reserved, cost)
+
+    def _check_patience(self, server: Server, tries: _Tries, began: float, before: float, fault: Fault) -> None:
+        """End the tries at a request where there were enough.
+
+        While others are answered the fault is this request's, and nobody else's.
+        """
+        patience = self._limits.patience
+        if fault.late and self._limits.deadline is not None:
+            patience = max(patience, 2 * self._limits.deadline)
+        silent = time.monotonic() - max(self._last_success, began) > patience
+        if tries.failures < self._limits.tries and not silent:
+            return
+        said = f"{server.url} gave no answer that can be used in {tries.number} tries: {tries.story()}"
+        if before and self._last_success > before:
+            raise Refused(said)
+        raise EngineError(f"{said}. {ALL_KEPT}")
+
+    def _most(self, most: Tokens) -> float:
+        """What a request may cost at most, by what servers counted so far beyond what was expected."""
+        return Tokens(most.prompt + self._more.prompt, most.completion + self._more.completion).cost(self._prices)
+
+    def _counted(self, prompt: float | None, completion: float | None, most: Tokens, cost: float) -> float:
         """What an answer cost; the most that it may have where the server counted no tokens."""
-        if reply.prompt_tokens is None or reply.completion_tokens is None:
-            return most
-        return Tokens(reply.prompt_tokens, reply.completion_tokens).cost(self._prices)
+        if prompt is None or completion is None:
+            return cost
+        beyond = Tokens(prompt - most.prompt, completion - most.completion)
+        self._more = Tokens(max(self._more.prompt, beyond.prompt), max(self._more.completion, beyond.completion))
+        return Tokens(prompt, completion).cost(self._prices)
+
+    async def _pause(self, number: int, longest: float) -> None:
+        if self._stopped.is_set():
+            raise _stopped()
+        with suppress(TimeoutError):
+            upto = min(self._limits.pause * 2**number, longest)
+            await asyncio.wait_for(self._stopped.wait(), random.uniform(0, upto))
+        if self._stopped.is_set():
+            raise _stopped()
+
+    def _spending(self) -> tuple[str, int, float]:
+        return (self._budget.run.id, self._budget.spent, self._budget.cost)
 
     def _write(self) -> None:
-        answered, self._answered = self._answered, []
-        if answered:
-            self._ledger.put(answered)
-        for key, _ in answered:
-            del self._asked[key]
+        """Write what was answered. Where that fails nothing more is sent, and it is kept until it can be written."""
+        if not self._answered:
+            return
+        try:
+            kept = self._ledger.put(((key, entry) for key, (entry, _) in self._answered.items()), self._spending())
+        except LedgerError as error:
+            self._stop(error)
+            for _, written in self._answered.values():
+                if not written.done():
+                    written.set_exception(error)
+            return
+        answered, self._answered = self._answered, {}
+        for key, (entry, written) in answered.items():
+            if not written.done():
+                written.set_result(kept.get(key, entry))
+
+    def _stop(self, why: Exception) -> None:
+        self._stopped.set()
+        self._servers.stop(why)

@@ -2,7 +2,11 @@
 
 Resume, cache, audit trail and cost report are this one file. A key is a hash of everything that can change the answer
 and of nothing that can't (`request_key`). The file is in WAL mode and written in the same turn of the event loop in
-which an answer came, so a killed process loses the requests in flight and no answer it had.
+which an answer came, so a killed process loses the requests in flight and no answer it had. What can't be written (a
+full disk) is kept in a file of its own and read in when the ledger is opened the next time.
+
+Of two processes that ask the same, one is first: it has *claimed* the request, and the other one waits for its answer.
+A claim is a lock on a byte of a file beside the ledger, which the system takes away from whoever dies.
 
 Requests that were sent as a batch, and whose answers are not fetched yet, stand in two tables of their own. These are
 made when the first batch is sent; to whoever doesn't know them, the file is a ledger like any other.
@@ -10,9 +14,13 @@ made when the first batch is sent; to whoever doesn't know them, the file is a l
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import os
 import sqlite3
+import stat
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +28,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from pipeline.claims import Claims
 from pipeline.errors import RecapError
 
 SCHEME = 1
-"""Version of the keys and of the table; it is part of every key, and a file of a newer one is refused."""
+"""Version of the keys; it is part of every key."""
+
+LAYOUT = 2
+"""Version of the tables. A file of an older one is brought up to date, one of a newer one is refused."""
+
+REFUSED = "refused"
+"""The finish of an entry whose request the server wouldn't answer, or gave no answer to that can be used; the answer is
+the server's reason. Such a fault may pass: a later run asks once more, and a good answer takes the entry's place."""
+
+FILTERED = "filtered"
+"""The finish of an entry that the server answered with nothing: a content filter, an empty text. It was paid and stays;
+the answer is the reason."""
 
 LOCK_SECONDS = 30.0
 """How long another process may hold the file."""
@@ -41,9 +61,23 @@ CREATE TABLE IF NOT EXISTS answers (
     completion_tokens INTEGER,
     latency REAL,
     time REAL NOT NULL,
-    attempt INTEGER NOT NULL
+    attempt INTEGER NOT NULL,
+    digest BLOB
 )
 """
+_RUNS = """
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY,
+    requests INTEGER NOT NULL,
+    cost REAL NOT NULL,
+    time REAL NOT NULL
+)
+"""
+_COLUMNS = (
+    *("key", "asker", "model", "request", "answer", "finish", "prompt_tokens", "completion_tokens"),
+    *("latency", "time", "attempt", "digest"),
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM answers"
 _BATCHES = (
     """
 CREATE TABLE IF NOT EXISTS batches (
@@ -70,7 +104,13 @@ CREATE TABLE IF NOT EXISTS batched (
 
 
 class LedgerError(RecapError):
-    """The ledger can't be used: it is newer, broken, or not a ledger."""
+    """The ledger can't be used: it is newer, broken, not a ledger, or can't be written."""
+
+
+class NoLedgerError(LedgerError):
+    """The file that is to be a ledger is none."""
+
+    exit_code = 2
 
 
 class Entry(NamedTuple):
@@ -110,11 +150,12 @@ class OpenBatch(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Sums over one asker and model."""
+    """Sums over one asker and model; ``refused`` are requests that it refused, or answered with nothing."""
 
     asker: str
     model: str | None
     answers: int
+    refused: int
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -133,18 +174,33 @@ def request_key(request: Mapping[str, Any]) -> bytes:
 class Ledger:
     """An open ledger. Not for use from several threads; several processes may have one file open.
 
+    One that can't be written is opened for reading. Answers that an earlier run could not write are read in.
+
+    Args:
+        path: the file; it is made where there is none.
+        read_only: change nothing, and make nothing: the file must be there.
+
     Raises:
-        LedgerError: the file is no ledger, of a newer scheme, or broken. A broken one is moved aside first, so that the
-            next try starts a new one and nothing is lost.
+        LedgerError: the file is no ledger, of a newer layout, broken, or not there. It is left as it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path, self.read_only = path, read_only
+        self._claims: Claims | None = None
         try:
-            self._db = _open(path)
+            self._db = _open_to_read(path) if read_only else _open(path)
         except sqlite3.DatabaseError as error:
-            raise LedgerError(_put_aside(path, error)) from None
+            if read_only or not _read_only(error):
+                raise _unusable(path, error) from None
+            self.read_only = True
+            with _told(path):
+                self._db = _open_to_read(path)
+        except OSError as error:
+            raise LedgerError(
+                f"{path} can't be made: {error.strerror}. Give --ledger a path you may write to."
+            ) from None
+        if not self.read_only:
+            self._read_unwritten()
 
     def __enter__(self) -> Self:
         return self
@@ -155,24 +211,105 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Close the file; what was claimed is free again."""
+        if self._claims is not None:
+            self._claims.leave()
+            self._claims = None
         self._db.close()
 
     def get(self, key: bytes) -> Entry | None:
         """The answer under a key, None where there is none."""
-        row = self._db.execute("SELECT * FROM answers WHERE key = ?", (key,)).fetchone()
+        with _told(self.path):
+            row = self._db.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
         return _entry(row) if row else None
 
     def has(self, keys: Iterable[bytes]) -> int:
         """How many of the keys have an answer."""
         query = "SELECT 1 FROM answers WHERE key = ?"
-        return sum(self._db.execute(query, (key,)).fetchone() is not None for key in keys)
+        with _told(self.path):
+            return sum(self._db.execute(query, (key,)).fetchone() is not None for key in keys)
 
-    def put(self, entries: Iterable[tuple[bytes, Entry]]) -> None:
-        """Write answers in one transaction. A key that has an answer keeps it: an answer is written once."""
+    def put(
+        self, entries: Iterable[tuple[bytes, Entry]], spent: tuple[str, int, float] | None = None
+    ) -> dict[bytes, Entry]:
+        """Write answers in one transaction. A key that has an answer keeps it: an answer is written once.
+
+        Only a refusal makes way for what came of asking again. `spent` is what a run has sent and paid by now
+        (`spent_by`), written with them.
+
+        Returns the answers that the ledger had already, which are those that count.
+
+        Raises:
+            LedgerError: they can't be written, and nothing was.
+        """
         rows = _rows(entries)
-        with self._db:
-            self._db.executemany(_INSERT, rows)
+        kept: dict[bytes, Entry] = {}
+        with _told(self.path), self._db:
+            for row in rows:
+                if not self._db.execute(_INSERT, row).rowcount:
+                    kept[row[0]] = _entry(self._db.execute(f"{_SELECT} WHERE key = ?", (row[0],)).fetchone())
+            if spent is not None:
+                self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", (*spent, time.time()))
+        return kept
+
+    def spent_by(self, run: str) -> tuple[int, float]:
+        """The requests that a run has sent, and what they cost, as far as it was written down."""
+        with _told(self.path):
+            row = self._db.execute("SELECT requests, cost FROM runs WHERE run = ?", (run,)).fetchone()
+        return (int(row[0]), float(row[1])) if row else (0, 0.0)
+
+    def claim(self, key: bytes) -> bool:
+        """Whether a request is this ledger's to send: False while another process, or another part of this one, has it
+        in flight. It is its own until `release`, or until it dies.
+        """
+        if self._claims is None:
+            with _told(self.path):
+                self._claims = Claims.of(self.path)
+        return self._claims.take(key)
+
+    def release(self, key: bytes) -> None:
+        """Give a claimed request back."""
+        if self._claims is not None:
+            self._claims.give(key)
+
+    def set_aside(self, entries: Iterable[tuple[bytes, Entry]]) -> Path:
+        """Keep answers that can't be written in a file beside the ledger, or where that can't be written either, in
+        the system's folder for temporary files. The next `Ledger` of this path reads them in.
+        """
+        lines = "".join(
+            json.dumps([key.hex(), *entry], ensure_ascii=True, allow_nan=False) + "\n" for key, entry in entries
+        )
+        name = f"{time.time_ns():x}-{os.getpid()}.jsonl"
+        failure: OSError | None = None
+        for folder, prefix in _aside(self.path):
+            file = folder / f"{prefix}{name}"
+            try:
+                with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+                    out.write(lines)
+                    out.flush()
+                    os.fsync(out.fileno())
+            except OSError as error:
+                failure = error
+                file.unlink(missing_ok=True)
+            else:
+                return file
+        raise LedgerError(f"Answers can't be kept anywhere: {failure}. Make room for the files of {self.path.parent}.")
+
+    def _read_unwritten(self) -> None:
+        for folder, prefix in _aside(self.path):
+            for file in sorted(folder.glob(f"{glob.escape(prefix)}*.jsonl")):
+                about = file.lstat()
+                if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
+                    continue
+                try:
+                    listed = [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
+                    self.put((bytes.fromhex(key), Entry(*entry)) for key, *entry in listed)
+                except (ValueError, TypeError) as error:
+                    raise LedgerError(
+                        f"{file} should hold answers that a run could not write, and can't be read: {error}. Mend it, "
+                        "or move it away."
+                    ) from None
+                file.unlink()
 
     def plan_batch(self, name: str, url: str, file: str, requests: Iterable[tuple[bytes, Entry]]) -> OpenBatch:
         """Note that requests are about to be sent as a batch; their entries have no answers.
@@ -185,7 +322,7 @@ class Ledger:
             (key, name, e.asker, e.model, json.dumps(e.request, sort_keys=True, ensure_ascii=False), e.attempt)
             for key, e in listed
         ]
-        with self._on_disk(), self._db:
+        with _told(self.path), self._on_disk(), self._db:
             for statement in _BATCHES:
                 self._db.execute(statement)
             self._db.execute("INSERT INTO batches VALUES (?, ?, ?, NULL, ?)", (name, url, file, batch.time))
@@ -194,7 +331,7 @@ class Ledger:
 
     def note_batch(self, name: str, server_id: str) -> None:
         """Note what the server calls a batch: it is sent for sure."""
-        with self._on_disk(), self._db:
+        with _told(self.path), self._on_disk(), self._db:
             self._db.execute("UPDATE batches SET id = ? WHERE name = ?", (server_id, name))
 
     def batch_of(self, key: bytes, urls: Collection[str]) -> str | None:
@@ -224,7 +361,7 @@ class Ledger:
     def end_batch(self, name: str, entries: Iterable[tuple[bytes, Entry]] = ()) -> None:
         """Write the answers of a batch and forget it, in one transaction."""
         rows = _rows(entries)
-        with self._db:
+        with _told(self.path), self._db:
             self._db.executemany(_INSERT, rows)
             self._db.execute("DELETE FROM batched WHERE batch = ?", (name,))
             self._db.execute("DELETE FROM batches WHERE name = ?", (name,))
@@ -244,33 +381,57 @@ class Ledger:
 
     def stats(self) -> list[Stats]:
         """Answers, tokens and seconds spent waiting, by asker and model."""
-        rows = self._db.execute(
-            "SELECT asker, model, COUNT(*), SUM(COALESCE(prompt_tokens, 0)), SUM(COALESCE(completion_tokens, 0)),"
-            " SUM(COALESCE(latency, 0)) FROM answers GROUP BY asker, model ORDER BY asker, model"
+        query = (
+            "SELECT asker, model, COUNT(*), SUM(finish IN (?, ?)), SUM(COALESCE(prompt_tokens, 0)),"
+            " SUM(COALESCE(completion_tokens, 0)), SUM(COALESCE(latency, 0))"
+            " FROM answers GROUP BY asker, model ORDER BY asker, model"
         )
-        return [Stats(*row) for row in rows]
+        with _told(self.path):
+            rows = self._db.execute(query, (REFUSED, FILTERED)).fetchall()
+        return [Stats(asker, model, count, refused or 0, *sums) for asker, model, count, refused, *sums in rows]
 
     def entries(self) -> Iterator[tuple[bytes, Entry]]:
         """Every key and answer, by key."""
-        for row in self._db.execute("SELECT * FROM answers ORDER BY key"):
+        for row, _ in self._listed():
             yield row[0], _entry(row)
 
+    def _listed(self) -> Iterator[tuple[tuple[Any, ...], bytes | None]]:
+        with _told(self.path):
+            for *row, digest in self._db.execute(f"{_SELECT} ORDER BY key"):
+                yield (*row, digest), digest
+
     def verify(self) -> list[str]:
-        """What is wrong with the file: damage that SQLite finds, and entries whose key is not that of their request."""
-        found = [line for (line,) in self._db.execute("PRAGMA integrity_check") if line != "ok"]
-        return found + [
-            f"{key.hex()[:16]} is not the key of its request"
-            for key, entry in self.entries()
-            if request_key(entry.request) != key
-        ]
+        """What is wrong with the file: damage that SQLite finds, entries whose key is not that of their request, and
+        answers that are not those that were written. Entries of layout 1 have no digest, so theirs aren't looked at.
+        """
+        with _told(self.path):
+            found = [line for (line,) in self._db.execute("PRAGMA integrity_check") if line != "ok"]
+        for row, digest in self._listed():
+            name = row[0].hex()[:16] if isinstance(row[0], bytes) else repr(row[0])[:40]
+            try:
+                entry = _entry(row)
+                if request_key(entry.request) != row[0]:
+                    found.append(f"{name} is not the key of its request")
+            except LedgerError:
+                found.append(f"{name} can't be read")
+                continue
+            if digest is not None and _digest(row) != digest:
+                found.append(f"{name} has another answer than was written: it was changed or swapped")
+        return found
+
+    def forget_refusals(self) -> int:
+        """Remove what servers refused or answered with nothing, so that it is asked again. Returns how many."""
+        with _told(self.path), self._db:
+            return self._db.execute("DELETE FROM answers WHERE finish IN (?, ?)", (REFUSED, FILTERED)).rowcount
 
     def remove_before(self, moment: float) -> int:
         """Remove answers older than `moment` (seconds since 1970) and shrink the file. Returns how many.
 
         Batches that were sent before it are forgotten with them.
         """
-        with self._db:
+        with _told(self.path), self._db:
             count = self._db.execute("DELETE FROM answers WHERE time < ?", (moment,)).rowcount
+            self._db.execute("DELETE FROM runs WHERE time < ?", (moment,))
             if self._has_batches():
                 self._db.execute(
                     "DELETE FROM batched WHERE batch IN (SELECT name FROM batches WHERE time < ?)", (moment,)
@@ -280,23 +441,44 @@ class Ledger:
         return count
 
 
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say what SQLite can't do in a `LedgerError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    except OSError as error:
+        raise LedgerError(
+            f"{error.filename or path} can't be used: {error.strerror}. Give --ledger another path."
+        ) from error
+
+
+def _aside(path: Path) -> list[tuple[Path, str]]:
+    """Where answers are kept that can't be written into the ledger: folders, and how the files' names begin."""
+    name = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:16]
+    return [
+        (path.parent, f"{path.name}.unwritten-"),
+        (Path(tempfile.gettempdir()), f"recap-data-unwritten-{name}-"),
+    ]
+
+
 def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=LOCK_SECONDS)
     try:
-        owner, scheme = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-        used = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-        if used and owner != _APPLICATION_ID:
-            raise LedgerError(f"{path} is an SQLite file but no ledger of recap-data. Give --ledger another path.")
-        if scheme > SCHEME:
-            raise LedgerError(
-                f"{path} was written by a newer recap-data (scheme {scheme}, this one knows {SCHEME}). "
-                "Upgrade recap-data, or give --ledger another path."
-            )
+        layout = _layout(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {SCHEME}")
-        db.execute(_TABLE)
+        if layout < LAYOUT:
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute(_TABLE)
+                db.execute(_RUNS)
+                if "digest" not in {row[1] for row in db.execute("PRAGMA table_info(answers)")}:
+                    db.execute("ALTER TABLE answers ADD COLUMN digest BLOB")
+                db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {LAYOUT}")
         db.execute("SELECT key FROM answers LIMIT 1").fetchone()
     except BaseException:
         db.close()
@@ -304,42 +486,104 @@ def _open(path: Path) -> sqlite3.Connection:
     return db
 
 
-_INSERT = f"INSERT OR IGNORE INTO answers VALUES ({', '.join('?' * 11)})"
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file that is to stay as it is, and make none beside it.
+
+    Where no write-ahead log lies beside it, nobody has it open, and it is read as it lies there.
+    """
+    if not path.is_file():
+        raise LedgerError(f"There is no ledger {path}. A build keeps it beside its output, as in out/ledger.sqlite.")
+    uri = path.absolute().as_uri()
+    used = path.with_name(f"{path.name}-wal").exists()
+    db = sqlite3.connect(f"{uri}?mode=ro{'' if used else '&immutable=1'}", timeout=LOCK_SECONDS, uri=True)
+    try:
+        if not _layout(db, path):
+            raise NoLedgerError(_no_ledger(path))
+        if "digest" not in {row[1] for row in db.execute("PRAGMA table_info(answers)")}:
+            db.execute("CREATE TEMP VIEW answers AS SELECT *, NULL AS digest FROM main.answers")
+        db.execute("SELECT key FROM answers LIMIT 1").fetchone()
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _layout(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables of a file, 0 for a new one. Raises LedgerError where it is none of ours."""
+    owner, layout = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if not db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+        return 0
+    if owner != _APPLICATION_ID:
+        raise NoLedgerError(f"{path} is an SQLite file but no ledger of recap-data. Give --ledger another path.")
+    if layout > LAYOUT:
+        raise LedgerError(
+            f"{path} was written by a newer recap-data (layout {layout}, this one knows {LAYOUT}). "
+            "Upgrade recap-data, or give --ledger another path."
+        )
+    return int(layout)
+
+
+def _read_only(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+
+
+_INSERT = (
+    f"INSERT INTO answers ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
+    f"ON CONFLICT (key) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])} "
+    f"WHERE answers.finish = '{REFUSED}'"
+)
 
 
 def _rows(entries: Iterable[tuple[bytes, Entry]]) -> list[tuple[Any, ...]]:
-    return [
-        (
-            key,
-            entry.asker,
-            entry.model,
-            json.dumps(entry.request, sort_keys=True, ensure_ascii=False),
-            entry.answer,
-            entry.finish,
-            entry.prompt_tokens,
-            entry.completion_tokens,
-            entry.latency,
-            entry.time or time.time(),
-            entry.attempt,
+    rows = []
+    for key, entry in entries:
+        request = json.dumps(entry.request, sort_keys=True, ensure_ascii=False)
+        row = (
+            *(key, entry.asker, entry.model, request, entry.answer, entry.finish),
+            *(entry.prompt_tokens, entry.completion_tokens, entry.latency, entry.time or time.time(), entry.attempt),
         )
-        for key, entry in entries
-    ]
+        rows.append((*row, _digest(row)))
+    return rows
 
 
-def _put_aside(path: Path, error: sqlite3.DatabaseError) -> str:
-    if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return f"{path} can't be opened: {error}. Give --ledger a path you may write to."
-    aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return (
-        f"{path} is broken ({error}) and was kept aside as {aside.name}. Run the same command again to start a new "
-        f"ledger; sqlite3 {aside.name} .recover may save the old one's answers."
-    )
+def _digest(row: tuple[Any, ...]) -> bytes:
+    """16 bytes of all that a row says of its request and answer, times aside."""
+    key, asker, model, request, answer, finish, prompt, completion, _, _, attempt, *_ = row
+    said = json.dumps([key.hex(), asker, model, request, answer, finish, prompt, completion, attempt])
+    return hashlib.blake2b(said.encode(), digest_size=16).digest()
+
+
+def _no_ledger(path: Path) -> str:
+    return f"{path} is no ledger of recap-data; it was left as it is. Give --ledger another path."
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> LedgerError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return NoLedgerError(_no_ledger(path))
+    if code == sqlite3.SQLITE_CORRUPT:
+        return LedgerError(
+            f"{path} is broken ({error}); it was left as it is. `sqlite3 {path.name} .recover` may save its answers. "
+            "Move it away to start a new one, or give --ledger another path."
+        )
+    ways = {
+        sqlite3.SQLITE_FULL: "Make room",
+        sqlite3.SQLITE_BUSY: "Another program holds it: end that",
+        sqlite3.SQLITE_LOCKED: "Another program holds it: end that",
+    }
+    way = ways.get(code, "Give --ledger a path you may write to")
+    return LedgerError(f"{path} can't be used: {error}. {way}, and run the same command again.")
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    _, asker, model, request, *rest = row
-    return Entry(asker, model, json.loads(request), *rest)
+    key, asker, model, request, answer, finish, *rest, _ = row
+    try:
+        asked = json.loads(request)
+        if not isinstance(asked, dict) or not isinstance(answer, str) or not isinstance(finish, str | None):
+            raise TypeError
+    except (ValueError, TypeError, RecursionError):
+        raise LedgerError(
+            f"The entry {key.hex()[:16] if isinstance(key, bytes) else key!r} of the ledger can't be read: it was "
+            "changed. `recap-data ledger verify` lists all such entries."
+        ) from None
+    return Entry(asker, model, asked, answer, finish, *rest)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import steps
+from pipeline.budget import Run
 from pipeline.choice import Choice
 from pipeline.filters import TWIN
 from pipeline.recipe import Arm, ModelConfig, Recipe
@@ -20,13 +21,15 @@ from pipeline.runner import Runner
 class Means(NamedTuple):
     """What sampling works with: the ledger, and the requests and the cost that it may not exceed (None: any).
 
-    With ``wait`` False, it ends as soon as requests are in batches of a batch API.
+    With ``wait`` False, it ends as soon as requests are in batches of a batch API. What the `run` has spent before is
+    in the ledger.
     """
 
     ledger: Path
     max_requests: int | None = None
     max_cost: float | None = None
     wait: bool = True
+    run: Run | None = None
 
 
 class Rounds(NamedTuple):
@@ -61,7 +64,7 @@ def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, me
         outcomes: dict[int, steps.Sampled] = {}
         for sampled, spent in runner.map("sample", steps.sample, jobs, sizes, live=together):
             outcomes |= sampled
-            sampling = sampling.less(spent)
+            sampling = sampling.after(spent)
             rounds.probes.update(spent.probes)
         twins = _twins(work, turn, sorted(models), list(shards), runner)
         for shard, outcome in outcomes.items():

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from pipeline import steps
 from pipeline.errors import InputError
+from pipeline.publish.manifest import recipe_of
 from pipeline.publish.opening import Snapshot, open_version
+from pipeline.publish.references import HUB, not_there, repository
 from pipeline.recipe import MIXTURE, Recipe, load
 
 
@@ -66,12 +68,13 @@ def _is_recipe(reference: str) -> bool:
 def _recipe(reference: str, folder: Path) -> dict[str, Any]:
     if _is_recipe(reference):
         return load(folder / reference).recipe.dump()
-    recipe: dict[str, Any] = _opened(reference, folder).manifest["recipe"]
-    return recipe
+    return recipe_of(_opened(reference, folder).manifest, reference).dump()
 
 
 def _opened(reference: str, folder: Path) -> Snapshot:
-    return open_version(reference if reference.startswith("hub:") else str(folder / reference), configs=(MIXTURE,))
+    if not reference.startswith(HUB) and not (folder / reference).exists() and repository(reference):
+        raise InputError(f"trained_on: {not_there(reference)}")
+    return open_version(reference if reference.startswith(HUB) else str(folder / reference), configs=(MIXTURE,))
 
 
 def _writers(recipe: Mapping[str, Any]) -> dict[str, str]:

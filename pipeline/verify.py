@@ -5,7 +5,6 @@ Nothing is asked of a model: an answer that the ledger lacks is an error.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +14,11 @@ from pipeline.clients.batch import BatchesOpen
 from pipeline.engine import BudgetSpent
 from pipeline.errors import InputError, RecapError, SourceError
 from pipeline.publish.diff import Change, changes, content_hashes, input_changes
-from pipeline.publish.folder import file_hash
+from pipeline.publish.folder import intact
+from pipeline.publish.manifest import Whole, recipe_of
 from pipeline.publish.opening import CARD, HUB, find
-from pipeline.recipe import MIXTURE, LoadedRecipe, parse, to_yaml
+from pipeline.recipe import MIXTURE, LoadedRecipe, Recipe
 from pipeline.runner import Runner
-
-_NOWHERE = "http://not-asked.invalid/v1"
 
 
 class Verified(NamedTuple):
@@ -84,21 +82,19 @@ def verify(reference: str, runner: Runner, *, base: Path | None = None, ledger: 
     """
     if ledger is not None and not ledger.is_file():
         raise InputError(f"There is no ledger {ledger}.")
-    found = find(reference)
+    found = find(reference, model=Whole)
     name, path, manifest = found.name, found.folder, found.manifest
-    if lacking := {"name", "recipe", "content_hash", "sources", "decontaminate"} - manifest.keys():
-        raise InputError(f"The manifest of {name} lacks {', '.join(sorted(lacking))}: it is of no build of ours.")
     beside = None if reference.startswith(HUB) else path.absolute().parent / LEDGER
     where, book = base or Path(), ledger or beside
-    loaded = LoadedRecipe(parse(_yaml(manifest["recipe"]), f"the recipe of {name}"), where)
-    damaged = [file for file, known in manifest["files"].items() if not _is(path / file, known)]
+    loaded = LoadedRecipe(_with_tokenizers(recipe_of(manifest, name), where), where)
+    damaged = [file for file in manifest["files"] if not intact(path, {"files": {file: manifest["files"][file]}})]
     pinned = [*manifest["sources"], *manifest["decontaminate"]]
     with tempfile.TemporaryDirectory(prefix="recap-verify-") as scratch:
         place = Path(scratch)
         try:
             made = build(
                 loaded,
-                place / "out" / manifest["name"],
+                place / "out" / "again",
                 runner,
                 allow_short=True,
                 ledger=book if book and book.is_file() else place / LEDGER,
@@ -132,21 +128,19 @@ def verify(reference: str, runner: Runner, *, base: Path | None = None, ledger: 
     )
 
 
-def _yaml(recipe: dict[str, Any]) -> str:
-    """The recipe as `parse` reads it: a published one names no servers, and none will be asked."""
-    recipe = copy.deepcopy(recipe)
-    for asked in (*recipe.get("samplers", {}).values(), *filter(None, recipe.get("judges", {}).values())):
-        if asked.get("engine") in ("openai", "guard", "rubric") and not asked.get("base_url"):
-            asked["base_url"] = _NOWHERE
-    return to_yaml(recipe)
+def _with_tokenizers(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with tokenizers read in `base` where they are there: publishing cuts where the folders of them lay."""
+
+    def found(config: Any) -> Any:
+        named = getattr(config, "tokenizer", None)
+        place = base / named if named and not Path(named).is_absolute() else None
+        return config.model_copy(update={"tokenizer": str(place)}) if place and place.is_dir() else config
+
+    judges = recipe.judges
+    given = {name: found(config) for name, config in recipe.samplers.items()}
+    judged = {name: found(getattr(judges, name)) for name in type(judges).model_fields}
+    return recipe.model_copy(update={"samplers": given, "judges": judges.model_copy(update=judged)})
 
 
 def _short(content_hash: str | None) -> str:
     return "none" if content_hash is None else content_hash[:12]
-
-
-def _is(path: Path, known: str) -> bool:
-    try:
-        return file_hash(path) == known
-    except OSError:
-        return False

@@ -335,7 +335,8 @@ def test_a_second_build_into_the_folder_is_told_and_the_first_ends_well(place: P
             assert second.returncode == 1
             assert second.stdout == ""
             assert second.stderr == (
-                "recap-data: Another build is writing out/mix. Wait until it is done, or give --out another folder.\n"
+                f"recap-data: Another build is writing {place.out.absolute()}. Wait until it is done, or give --out "
+                "another folder.\n"
             )
         first.send_signal(signal.SIGCONT)
         _, stderr = first.communicate(timeout=60)

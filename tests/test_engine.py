@@ -169,14 +169,19 @@ def test_a_server_that_leaves_requests_to_their_deadline_is_given_fewer(tmp_path
     assert sum(most[-50:]) / 50 < 20
 
 
-def test_a_request_that_the_server_refuses_is_remembered(server: Endpoint, tmp_path: Path) -> None:
+def test_a_refusal_is_believed_when_told_in_a_row_and_asked_again_in_a_later_run(
+    server: Endpoint, tmp_path: Path
+) -> None:
     server.set(context=20)
+    with pytest.raises(Refused, match=r"HTTP 400.*maximum context length"):
+        sample(server, tmp_path / "l", 1)
+    assert len(server.log()) == 3
     with pytest.raises(Refused, match="HTTP 400"):
-        sample(server, tmp_path / "l", 1)
-    asked = len(server.log())
-    with pytest.raises(Refused):
-        sample(server, tmp_path / "l", 1)
-    assert len(server.log()) == asked == 1
+        sample(server, tmp_path / "l", 1, max_requests=0)
+    assert len(server.log()) == 3
+    server.set(context=0)
+    assert sample(server, tmp_path / "l", 1)
+    assert len(server.log()) == 4
 
 
 def test_a_wrong_key_and_a_wrong_model_are_told_at_once(
@@ -197,7 +202,7 @@ def test_a_wrong_key_and_a_wrong_model_are_told_at_once(
 def test_a_server_that_never_recovers_is_given_up_and_answers_stay(server: Endpoint, tmp_path: Path) -> None:
     sample(server, tmp_path / "l", 5)
     server.set(faults="500", fault_share=1.0, fault_times=99)
-    with pytest.raises(EngineError, match=r"no answer that can be used in \d+ tries; the last time: HTTP 500"):
+    with pytest.raises(EngineError, match=r"no answer that can be used in \d+ tries: HTTP 500"):
         sample(server, tmp_path / "l", 6)
     server.set(faults="")
     assert len(sample(server, tmp_path / "l", 6)) == 6

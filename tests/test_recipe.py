@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.recipes import find, named
@@ -240,3 +242,159 @@ def test_a_text_that_yaml_would_read_as_something_else_stays_a_text(text: str) -
     data["sources"]["harmful"][0]["where"] = {"field": text}
     recipe = Recipe.model_validate(data, strict=False)
     assert parse(recipe.to_yaml(), "printed").sources["harmful"][0].where == {"field": text}
+
+
+SECRETS = (
+    *("hf_" + "a1B2" * 5, "sk-ant-api03-" + "a1B2" * 4, "gsk_" + "a1B2" * 5, "AIza" + "a1B2" * 8, "ghp_" + "a1B2" * 9),
+    *(
+        "github_pat_" + "a1B2" * 9,
+        "nvapi-" + "a1B2" * 5,
+        "xai-" + "a1B2" * 9,
+        "AKIA" + "A1B2" * 4,
+        "ya29." + "a1B2" * 5,
+    ),
+    *(
+        "glpat-" + "a1B2" * 5,
+        "r8_" + "a1B2" * 9,
+        "pplx-" + "a1B2" * 9,
+        "eyJ" + "a1B2" * 5 + ".eyJ" + "a1B2" * 5 + ".c3",
+    ),
+    *("https://me:pw@host/v1", "https://me@host/v1", "http://h/v1?api_key=abc", "http://h/v1?a=b&token=abc"),
+    *("http://h/v1?X-Amz-Signature=abc", "Bearer a1B2c3D4e5F6g7", "Authorization: Basic a1B2c3D4"),
+)
+SECRET_KEYS = (
+    *("x-api-key", "X-Api-Key", "api key", "apiKey", "bearer", "Authorization", "Proxy-Authorization", "cookie"),
+    *("access_token", "accessToken", "hf_token", "token", "client-secret", "aws_secret_access_key", "password"),
+    *("Ocp-Apim-Subscription-Key", "X-Auth-Token", "x-functions-key"),
+)
+
+
+@pytest.mark.parametrize("place", ["extra.a.b", "extra.list.0", "chat_template.x", "vllm.x", "model", "tokenizer"])
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_is_refused_wherever_it_stands_and_is_not_repeated(secret: str, place: str) -> None:
+    overrides = ["samplers.t={engine: vllm, model: m, extra: {list: [x]}, vllm: {x: 1}}"]
+    told = mistakes(GOOD, *overrides, f"samplers.t.{place}='{secret}'")
+    assert "looks like a secret" in told
+    assert secret not in told
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+def test_a_key_that_is_named_like_a_secret_is_refused(key: str) -> None:
+    told = mistakes(GOOD, "samplers.t={engine: vllm, model: m, extra: {'" + key + "': plain-value, other: 1}}")
+    assert "a secret has no place in a recipe" in told
+    assert "plain-value" not in told
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("max_tokens: 5", "pad_token: <pad>", "eos_token: </s>", "stop_token_ids: [1]", "skip_special_tokens: true"),
+        *("api_key: null", "tokens: [a]", "key: id", "image_token: <img>", "u: 'http://h/v1?max_tokens=5'"),
+        *("a: xai-org/grok-1", "a: perplexity-ai/pplx-70b-online", "a: Basic understanding of bearer bonds"),
+    ],
+)
+def test_what_only_looks_like_a_secret_is_taken(value: str) -> None:
+    parse(GOOD, "small.yaml", ["samplers.t={engine: vllm, model: m, extra: {" + value + "}}"])
+    parse(GOOD, "small.yaml", ["sources.harmful.0.where={token: abc}", "sources.harmful.0.prompt=token_count"])
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "trust-remote-code", "worker_cls", "tool_parser_plugin"])
+def test_code_of_elsewhere_is_refused(key: str) -> None:
+    told = mistakes(GOOD, "samplers.t={engine: vllm, model: m, vllm: {deep: {" + key + ": yes-please}}}")
+    assert f"samplers.t.vllm.deep.{key}: would have code run" in told
+
+
+@pytest.mark.parametrize("judge", ["stance", "harmful", "benign"])
+def test_a_mistake_in_any_judge_says_what_is_allowed(judge: str) -> None:
+    told = mistakes(GOOD, "judges." + judge + "={engine: rubrik}")
+    assert f"judges.{judge}.engine: 'rubrik' is not allowed (did you mean 'rubric'?); allowed: refusal, guard" in told
+    told = mistakes(GOOD, "judges." + judge + "={engine: refusal, modle: x}")
+    assert f"judges.{judge}.modle: unknown key; allowed: engine." in told
+    told = mistakes(GOOD, "judges." + judge + "={engine: guard, model: m, base_url: 'http://h/v1', family: wildgard}")
+    assert f"judges.{judge}.family: 'wildgard' is not allowed (did you mean 'wildguard'?); allowed: granite" in told
+    assert f"judges.{judge}.engine: is missing; allowed: refusal" in mistakes(GOOD, "judges." + judge + "={a: 1}")
+
+
+WHOLE = """
+name: small
+seed: 3
+sources:
+  harmful: [{files: [a.jsonl, b.jsonl], prompt: question, where: {kind: [no, yes]}, limit: 5}]
+  math: [{dataset: openai/gsm8k, ground_truth: {field: answer, after: '####'}}]
+clean: {max_chars: 100, dedupe: {near: 0.9}, decontaminate: {against: [{bundled: demo-eval}], coverage: 0.5}}
+samplers:
+  t: {engine: template}
+  m: {engine: openai, base_url: 'http://localhost:1/v1', model: m, system: steer, extra: {top_k: 5}}
+judges:
+  harmful: {engine: rubric, base_url: ['http://localhost:1/v1'], model: j, sees: [prompt, thinking]}
+  stance: {engine: refusal}
+mixture:
+  harmful: {rows: 10, prefill: {sampler: m, share: 0.5, words: 100}}
+  math: {rows: 20}
+variants: {half: {harmful: {share: 0.25, sampler: t}}}
+trained_on: [hub:a/b]
+publish: {to: hub:a/b, private: true}
+"""
+FUZZED = settings(deadline=None, derandomize=True, database=None)
+PIECES = (
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    "- ",
+    "*a",
+    "&a ",
+    "!!int ",
+    "? ",
+    "null",
+    "-1",
+    "1e400",
+    "''",
+    "../x",
+    "\n",
+    "  ",
+    "\t",
+    "é",
+    "<<: ",
+)
+
+
+@FUZZED
+@given(
+    st.lists(st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=3)
+)
+def test_a_recipe_with_anything_in_it_is_read_or_is_one_error(edits: list[tuple[int, int, str]]) -> None:
+    text = WHOLE
+    for place, length, piece in edits:
+        text = text[:place] + piece + text[place + length :]
+    with suppress(RecipeError):
+        parse(text, "small.yaml")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["t", "m", "harmful", "x/y"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.none(), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@FUZZED
+@given(st.data())
+def test_a_recipe_with_any_value_in_any_place_is_read_or_is_one_error(data: st.DataObject) -> None:
+    recipe = yaml.safe_load(WHOLE)
+    here, path = recipe, []
+    while True:
+        keys = list(here) if isinstance(here, dict) else range(len(here))
+        path.append(data.draw(st.sampled_from(list(keys))))
+        if not isinstance(here[path[-1]], dict | list) or not here[path[-1]] or data.draw(st.booleans()):
+            break
+        here = here[path[-1]]
+    here[path[-1]] = data.draw(VALUES)
+    with suppress(RecipeError):
+        parse(yaml.safe_dump(recipe, allow_unicode=True), "small.yaml")

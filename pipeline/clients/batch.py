@@ -14,14 +14,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from pipeline.clients import Answer, Doubt, most_tokens, read_entry
-from pipeline.clients.openai import OpenAIClient, refused_key, reply, retry_after
-from pipeline.engine import REFUSED, Budget, BudgetSpent, Engine, EngineError, Limits, Refused, Reply, Retry, Tokens
-from pipeline.ledger import Entry, Ledger, OpenBatch, request_key
+from pipeline.clients.openai import OpenAIClient
+from pipeline.clients.outcomes import Names, message, read_error, read_reply, refused_key, retry_after
+from pipeline.engine import Budget, BudgetSpent, Engine, EngineError, Limits, Refused, Reply, Retry, Tokens
+from pipeline.ledger import FILTERED, REFUSED, Entry, Ledger, OpenBatch, request_key
 from pipeline.recipe import ServedModel
 
 T = TypeVar("T")
@@ -90,7 +90,6 @@ class BatchClient(OpenAIClient):
         ledger: keeps all others, and knows the open batches.
         budget: what each request that is submitted is taken from, at the most that it may cost until it is answered.
             One that an earlier run submitted was taken from that run's.
-        before: awaited before each batch that is really submitted.
         limits: how batches are made and waited for.
 
     Raises:
@@ -103,10 +102,9 @@ class BatchClient(OpenAIClient):
         engine: Engine,
         ledger: Ledger,
         budget: Budget,
-        before: Callable[[], Awaitable[None]] | None = None,
         limits: BatchLimits | None = None,
     ) -> None:
-        super().__init__(config, engine, before)
+        super().__init__(config, engine)
         self._ledger, self._budget, self._limits = ledger, budget, limits or BatchLimits()
         self._urls = tuple(dict.fromkeys(config.base_url))
         self._asked: dict[bytes, asyncio.Task[Entry]] = {}
@@ -145,7 +143,7 @@ class BatchClient(OpenAIClient):
         """
         request = self._request(body, template, attempt)
         key = request_key(request)
-        entry = self._ledger.get(key)
+        entry = self._engine.known(key)
         if entry is None:
             if key not in self._asked:
                 blank = Entry(asker, self._config.model, request, "", attempt=attempt)
@@ -154,8 +152,8 @@ class BatchClient(OpenAIClient):
                 self._asked[key] = asyncio.ensure_future(self._answer(key, blank))
                 self._asked[key].add_done_callback(partial(self._asked_no_more, key))
             entry = await asyncio.shield(self._asked[key])
-        if entry.finish == REFUSED:
-            raise Refused(entry.answer)
+        if entry.finish in (REFUSED, FILTERED):
+            raise Refused(entry.answer, finish=entry.finish)
         return read_entry(entry)
 
     def stop(self) -> None:
@@ -166,10 +164,8 @@ class BatchClient(OpenAIClient):
         for task in self._reserving:
             task.cancel()
 
-    async def leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave what is in batches to the next run; to be called with the run's end, before `close`.
+    async def leave(self, error: BaseException | None) -> None:
+        """Leave what is in batches to the next run; to be called with what the run ended with, before `close`.
 
         Where the budget is used up, what was within it is still submitted and, unless told not to, waited for, as
         requests in flight are elsewhere. A batch that is just being created is created and noted; an upload is broken
@@ -178,7 +174,6 @@ class BatchClient(OpenAIClient):
         Raises:
             BatchesOpen: the run was interrupted, or does not wait, and requests are in batches.
         """
-        del kind, traceback
         self.stop()
         submits = isinstance(error, BudgetSpent | BatchesOpen)
         if submits:
@@ -211,11 +206,12 @@ class BatchClient(OpenAIClient):
         while True:
             if self._stopped:
                 raise _stop()
-            kept = self._ledger.get(key) if tries else None
+            kept = self._engine.known(key) if tries else None
             if kept is not None:
                 return kept
             batch = self._batch_of(key)
             if batch is None:
+                await self._engine.checked()
                 await self._reserve(key, most)
             waiting: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
             self._waiting[key] = waiting
@@ -320,8 +316,6 @@ class BatchClient(OpenAIClient):
         self._uploading.add(task)
         name, url = uuid4().hex, self._urls[0]
         try:
-            if self._before is not None:
-                await self._before()
             content = b"".join([queued.line for queued in queue])
             file = await self._patiently(url, lambda: self._upload(url, f"recap-data-{name}.jsonl", content))
         finally:
@@ -360,7 +354,7 @@ class BatchClient(OpenAIClient):
                 found: str | None = await self._begin(batch, endpoint)
             except Retry as retry:
                 last = retry
-                await asyncio.sleep(max(self._pause(number), retry.after or 0.0))
+                await asyncio.sleep(max(self._pause(number), retry.fault.after or 0.0))
                 found = await self._patiently(batch.url, lambda: self._listed(batch))
             except EngineError:
                 self._forget(batch)
@@ -481,7 +475,9 @@ class BatchClient(OpenAIClient):
         for key, blank in self._ledger.batched(batch.name).items():
             outcome = outcomes.get(key, missing)
             if isinstance(outcome, Refused):
-                outcome = Reply(str(outcome), REFUSED)
+                paid = outcome.paid
+                counts = (int(paid.prompt), int(paid.completion)) if paid else (None, None)
+                outcome = Reply(str(outcome), outcome.finish, *counts)
             elif isinstance(outcome, Exception) and status == "cancelled":
                 outcome = missing
             elif isinstance(outcome, Reply):
@@ -492,7 +488,7 @@ class BatchClient(OpenAIClient):
                 failed[key] = outcome
         self._forget(batch, answered.items())
         for key, entry in answered.items():
-            self._resolve(key, entry, self._cost(key, entry))
+            self._resolve(key, self._ledger.get(key) or entry, self._cost(key, entry))
         for key in batch.keys:
             if key not in answered:
                 error = failed.get(key, missing)
@@ -502,8 +498,8 @@ class BatchClient(OpenAIClient):
     def _doubted(self, key: bytes, reply: Reply) -> Reply | Retry:
         """An answer, or the doubt in it, if it is the first to its request."""
         doubt = self._doubts.pop(key, None)
-        why = doubt(read_entry(reply)) if doubt else None
-        return reply if why is None else Retry(why, reply=reply)
+        found = doubt(read_entry(reply)) if doubt else None
+        return reply if found is None else Retry(found.why, reply=reply)
 
     async def _outcomes(self, url: str, state: dict[str, Any]) -> dict[bytes, Reply | Exception]:
         """What became of the requests of a batch that has ended, as far as its files say.
@@ -524,7 +520,7 @@ class BatchClient(OpenAIClient):
         for line in [*good, *bad]:
             key = _key(line)
             if key is not None and not isinstance(outcomes.get(key), Reply):
-                outcomes[key] = _outcome(line, url, self._config.model)
+                outcomes[key] = _outcome(line, url, self._config.model, self._names)
         return outcomes
 
     async def _lines(self, url: str, file: str | None) -> tuple[list[dict[str, Any]], bool]:
@@ -579,7 +575,7 @@ class BatchClient(OpenAIClient):
                         f"{url} gave no answer about a batch for {self._limits.patience:g} s; the last time: {retry}. "
                         f"{_GO_ON}"
                     ) from retry
-                pause = max(self._pause(number), retry.after or 0.0)
+                pause = max(self._pause(number), retry.fault.after or 0.0)
             number += 1
             await asyncio.sleep(pause)
 
@@ -601,15 +597,15 @@ class BatchClient(OpenAIClient):
         except openai.APIStatusError as error:
             status, said = error.status_code, _message({"error": error.body})
             if status in (401, 403):
-                raise EngineError(refused_key(url, status)) from error
+                raise EngineError(f"{url} {refused_key(status)}") from error
             if status in (404, 405):
                 raise _Missing(
                     f"{url} has no batch API, or lost a file of it (HTTP {status}: {said}). Say batch: false in the "
                     "recipe to ask it directly."
                 ) from error
             if status in (408, 409, 429) or status >= 500:
-                after = retry_after(error.response.headers.get("retry-after"))
-                raise Retry(f"HTTP {status}", busy=status == 429, after=after) from error
+                after = retry_after(error.response.headers)
+                raise Retry(f"HTTP {status}: {said}", busy=status == 429, after=after) from error
             raise EngineError(f"{url} takes no batch (HTTP {status}): {said}. {_GO_ON}") from error
         except openai.APIConnectionError as error:
             raise Retry(f"{type(error).__name__}: {error}") from error
@@ -679,29 +675,27 @@ def _key(line: dict[str, Any]) -> bytes | None:
         return None
 
 
-def _outcome(line: dict[str, Any], url: str, model: str) -> Reply | Exception:
+def _outcome(line: dict[str, Any], url: str, model: str, names: Names) -> Reply | Exception:
     """What a line of an output or error file says of its request."""
-    response = line.get("response") or {}
+    response = line.get("response")
+    response = response if isinstance(response, dict) else {}
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         try:
-            return reply(json.dumps(body), model)
-        except Retry as retry:
-            return retry
-    said = f"HTTP {status}: {_message(body)}" if status else _message(line)
-    if status in (400, 413, 422):
-        return Refused(said)
-    if status in (401, 403, 404):
-        return EngineError(f"{url} won't let the model {model!r} be asked in a batch. {said}. {_GO_ON}")
-    return Retry(said)
+            return read_reply(json.dumps(body), model, names)
+        except (Retry, Refused, EngineError) as outcome:
+            return outcome
+    if not isinstance(status, int):
+        return Retry(_message(line))
+    error = read_error(status, {}, json.dumps(body), url, model)
+    if isinstance(error, EngineError):
+        return EngineError(f"{url} won't let the model {model!r} be asked in a batch. {error} {_GO_ON}")
+    return error
 
 
 def _message(body: Any) -> str:
     """The server's own words for what went wrong."""
-    error = body.get("error") if isinstance(body, dict) else None
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("code")
-    return str(error or "no reason given")[:500].rstrip(".")
+    return message(body) or "no reason given"
 
 
 def _reasons(state: dict[str, Any]) -> str:

@@ -6,9 +6,10 @@ anything is paid: a sentence that stands in the prompt and is broken off in the 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from pipeline.clients import Answer, Client
+from pipeline.clients import Answer, Client, Doubtful
 from pipeline.clients.tokenizers import NoTokenizer, load
 from pipeline.errors import InputError
 from pipeline.recipe import ModelConfig
@@ -20,6 +21,13 @@ CANARY_PREFILL = (
     "And once more: Seven copper lanterns"
 )
 CANARY_GOES_ON = "hang above"
+
+
+_SENTENCE_ENDS = re.compile(r"[.!?:;…。！？»”\"')\]]\s*$|\n\s*$")
+_BEGINNING = re.compile(
+    r"(?:Okay|Ok|Alright|All right|Hmm|Well|So|First|Let me|Let's|The user|The question|We (?:need|have|should)"
+    r"|To (?:answer|address|solve)|Sure|Thinking|Here(?:'s| is))\b"
+)
 
 
 def model_renderer(config: ModelConfig, need: str, *, thinks: bool = True) -> Renderer:
@@ -57,10 +65,13 @@ def canary(renderer: Renderer) -> dict[str, Any]:
 def goes_on(ids: list[int], answer: Answer) -> str | None:
     """How a server was seen to go on from the canary's `ids`; None where it doesn't.
 
-    That it read the very token ids which were sent is proof, whatever a small model writes behind them.
+    The text decides. Where it is neither the sentence's continuation nor a beginning, that the server read the very
+    token ids which were sent is proof, whatever a small model writes behind them.
     """
     if answer.text.lstrip(" ").startswith(CANARY_GOES_ON):
         return "went on with the canary's sentence"
+    if begins_anew(answer.text, CANARY_PREFILL):
+        return None
     return "read the token ids that were sent" if list(answer.prompt_ids or ()) == ids else None
 
 
@@ -80,9 +91,18 @@ async def check_goes_on(client: Client, renderer: Renderer, *, asker: str, advic
             )
 
 
-def begins_anew(text: str, prefill: str | None) -> str | None:
-    """Why what was written behind a prefill looks as if the server had not gone on from it; None where it doesn't."""
+def begins_anew(text: str, prefill: str | None) -> Doubtful | None:
+    """Why what was written behind a prefill looks as if the server had not gone on from it; None where it doesn't.
+
+    A prefill that stands there again is cut off by whoever reads it. One that breaks off in the middle of a sentence is
+    not gone on from by a text that begins one as thinking does.
+    """
+    goes_on_in_line = "\n" not in text[: len(text) - len(text.lstrip())]
     text = text.lstrip()
     if prefill and text.startswith(prefill):
-        return "the prefill again"
-    return "thinking that began anew" if any(text.startswith(block.opener) for block in BLOCKS) else None
+        return Doubtful("the prefill again")
+    if any(text.startswith(block.opener) for block in BLOCKS):
+        return Doubtful("thinking that began anew behind the prefill", taken=False)
+    if prefill and goes_on_in_line and not _SENTENCE_ENDS.search(prefill) and _BEGINNING.match(text):
+        return Doubtful("thinking that began anew behind the prefill", taken=False)
+    return None

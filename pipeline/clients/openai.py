@@ -1,28 +1,31 @@
 """The client `openai`: a model behind one or several OpenAI-compatible servers, through the `openai` package.
 
-Answers are read as JSON here and not by the client's models: servers differ in what they add, and a broken answer must
-be told from a good one.
+Answers are read as JSON (`pipeline.clients.outcomes`) and not by the client's models: servers differ in what they add,
+and a broken answer must be told from a good one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
-from time import time
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.budget import NO_TOKENS, BudgetSpent, EngineError, NoModelError, Tokens
 from pipeline.clients import Answer, Doubt, most_tokens, read_entry
-from pipeline.engine import Engine, EngineError, Refused, Reply, Retry
+from pipeline.clients.outcomes import Names, read_error, read_reply, refused_key
+from pipeline.engine import Engine, Reply, Retry
 from pipeline.errors import InputError
 from pipeline.ledger import request_key
 from pipeline.recipe import ServedModel
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
+_LOG = logging.getLogger(__name__)
 
 _LISTING = 20.0
 """Seconds that a server has to list its models."""
@@ -37,21 +40,23 @@ class OpenAIClient:
     Args:
         config: the model, its servers and its key.
         engine: sends the requests and keeps the answers.
-        before: awaited before each request that is really sent; it has everything checked once, before the first
-            answer is paid for.
+
+    ``unproven`` are the servers that gave no answer to what was asked beforehand, and are not used.
 
     Raises:
-        InputError: the key's environment variable is not set.
+        InputError: the key's environment variable is not set, or holds no key.
     """
 
     engine = "openai"
+    _ASKED = "Every server is asked a harmless request first, and this one can't be used: nothing else was asked."
 
-    def __init__(
-        self, config: ServedModel, engine: Engine, before: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        self._config, self._engine, self._before = config, engine, before
+    def __init__(self, config: ServedModel, engine: Engine) -> None:
+        self._config, self._engine = config, engine
         self._clients: dict[str, AsyncOpenAI] = {}
         self._key = _api_key(config)
+        self._names = Names(config.model)
+        self._listing = ""
+        self.unproven: set[str] = set()
 
     async def ask(
         self,
@@ -79,23 +84,45 @@ class OpenAIClient:
         return request_key(self._request(body, template, attempt))
 
     async def probe(self, body: Mapping[str, Any], *, asker: str) -> dict[str, Answer]:
-        """See `Client.probe`.
-
-        A server that fails for the moment is asked three times and then left out: the engine will try it again.
-        """
+        """See `Client.probe`."""
         request = self._request(body, None, 0)
-        answers = {}
+        most = most_tokens(request["body"])
+        answers: dict[str, Answer] = {}
+        unproven: dict[str, EngineError] = {}
+        send = partial(self._send, body=request["body"])
+        before = self.probed(body)
         for url in dict.fromkeys(self._config.base_url):
-            for pause in _PAUSES:
-                try:
-                    reply = await self._send(url, request["body"])
-                except Retry:
-                    await asyncio.sleep(pause)
-                else:
-                    self._engine.keep(request, reply, asker=asker, model=self._config.model)
-                    answers[url] = read_entry(reply)
-                    break
+            try:
+                reply = await self._engine.probe(url, request, send, asker=asker, model=self._config.model, most=most)
+            except BudgetSpent:
+                raise
+            except EngineError as error:
+                unproven[url] = error
+            else:
+                answers[url] = read_entry(reply)
+        if not answers:
+            why = next(iter(unproven.values()))
+            if self._listing and isinstance(why, NoModelError):
+                raise InputError(f"{self._listing} It was asked all the same: {why}")
+            raise EngineError(f"{' '.join(map(str, unproven.values()))} {self._ASKED}")
+        for url, failure in unproven.items():
+            _LOG.warning("%s is not used: %s", url, failure)
+            self._engine.leave_out(url)
+        self.unproven.update(unproven)
+        self._check_name(before, answers)
         return answers
+
+    def _check_name(self, before: Answer | None, answers: Mapping[str, Answer]) -> None:
+        """Raise InputError where servers, or an earlier run and this one, call the model by different names."""
+        names = {url: answer.model or self._config.model for url, answer in answers.items()}
+        if before is not None:
+            names["the ledger"] = before.model or self._config.model
+        if len({name.casefold() for name in names.values()}) > 1:
+            told = ", ".join(f"{name!r} at {place}" for place, name in names.items())
+            raise InputError(
+                f"Different models answer to the name {self._config.model!r}: {told}. Name the one that is meant, or "
+                "give the sampler or judge an identity of its own, so that answers of both are kept apart."
+            )
 
     def probed(self, body: Mapping[str, Any]) -> Answer | None:
         """See `Client.probed`."""
@@ -103,11 +130,12 @@ class OpenAIClient:
         return read_entry(entry) if entry else None
 
     async def check(self) -> None:
-        """Ask each server which models it has. One that doesn't say may still do, or one of several that is down.
+        """Ask each server which models it has. One that doesn't say, or doesn't name this one, may still answer it, as
+        does one of several that is down: what counts is what it says to a harmless request (`probe`).
 
         Raises:
             EngineError: no server can be reached.
-            InputError: a server refuses the key, has other models, or sends web pages.
+            InputError: a server refuses the key, or sends web pages.
         """
         down = []
         for url in dict.fromkeys(self._config.base_url):
@@ -116,9 +144,11 @@ class OpenAIClient:
             except Retry as retry:
                 down.append(f"{url} ({retry})")
                 continue
-            if listed and self._config.model not in listed:
+            if self._config.model in listed:
+                self._names.sure()
+            elif listed:
                 has = ", ".join(sorted(listed)[:20])
-                raise InputError(f"{url} has no model {self._config.model!r}. It has: {has}.")
+                self._listing = f"{url} has no model {self._config.model!r}. It has: {has}."
         if len(down) == len(set(self._config.base_url)):
             raise EngineError(
                 f"Nothing answers at {', '.join(down)}, and nothing was asked. Start the server of "
@@ -126,23 +156,26 @@ class OpenAIClient:
             )
 
     async def _models(self, url: str) -> list[str]:
+        """The names that a server lists; none where it lists them in no way that is known."""
         import openai
 
         text = why = ""
         for pause in _PAUSES:
             try:
                 text = (await self._client(url).models.with_raw_response.list(timeout=_LISTING)).text
-                return [model["id"] for model in json.loads(text)["data"]]
+                return [model["id"] for model in json.loads(text)["data"] if isinstance(model["id"], str)]
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise InputError(refused_key(url, error.status_code)) from error
+                raise InputError(f"{url} {refused_key(error.status_code)}") from error
             except openai.APIStatusError as error:
                 text = error.response.text
+                if error.status_code < 500:
+                    break
             except openai.APIConnectionError as error:
                 text, why = "", str(error.__cause__ or error).replace(" ssl:default", "")
             except openai.APIError:
                 text = why = ""
-            except (LookupError, ValueError, TypeError):
-                pass
+            except (LookupError, ValueError, TypeError, RecursionError):
+                break
             await asyncio.sleep(pause)
         if text.lstrip()[:1] == "<":
             raise InputError(
@@ -169,27 +202,35 @@ class OpenAIClient:
         }
 
     async def _checked(self, url: str, body: Mapping[str, Any], doubt: Doubt | None) -> Reply:
-        if self._before is not None:
-            await self._before()
         reply = await self._send(url, body)
-        why = doubt(read_entry(reply)) if doubt else None
-        if why is not None:
-            raise Retry(why, reply=reply)
+        found = doubt(read_entry(reply)) if doubt else None
+        if found is not None:
+            paid = None
+            if reply.prompt_tokens is not None and reply.completion_tokens is not None:
+                paid = Tokens(reply.prompt_tokens, reply.completion_tokens)
+            raise Retry(found.why, paid=paid, reply=reply, doubtful=None if found.taken else found.why)
         return reply
 
     async def _send(self, url: str, body: Mapping[str, Any]) -> Reply:
         import openai
 
         model = self._config.model
-        client = self._client(url)
+        path = "/chat/completions" if "messages" in body else "/completions"
         try:
-            path = "/chat/completions" if "messages" in body else "/completions"
-            text = await client.post(path, body=body, cast_to=str)
+            text = await self._client(url).post(path, body=body, cast_to=str)
         except openai.APIStatusError as error:
-            raise _status_error(error, url, model) from error
-        except openai.APIConnectionError as error:
+            said = error.response.text.replace(self._key, "[key]") if len(self._key) > 4 else error.response.text
+            raise read_error(error.status_code, error.response.headers, said, url, model) from error
+        except openai.APITimeoutError as error:
             raise Retry(f"{type(error).__name__}: {error}") from error
-        return reply(text, model)
+        except openai.APIConnectionError as error:
+            raise Retry(f"{type(error).__name__}: {error}", paid=NO_TOKENS if _unsent(error) else None) from error
+        except openai.APIError as error:
+            raise Retry(f"{type(error).__name__}: {error}") from error
+        try:
+            return read_reply(text, model, self._names)
+        except EngineError as error:
+            raise EngineError(f"{url}: {error}") from None
 
     def _client(self, url: str) -> AsyncOpenAI:
         import openai
@@ -209,76 +250,22 @@ def _api_key(config: ServedModel) -> str:
     key = os.environ.get(config.api_key_env)
     if key is None and config.api_key_env != ServedModel.model_fields["api_key_env"].default:
         raise InputError(f"The environment variable {config.api_key_env} is not set: put the server's key into it.")
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InputError(
+            f"The environment variable {config.api_key_env} holds no key: a key is one line of plain letters, digits "
+            "and signs. Was something else, or more than the key, copied into it?"
+        )
     return key or "none"
 
 
-def reply(text: str, model: str) -> Reply:
-    """The answer in the text of a completion or chat completion by `model`.
+def _unsent(error: Exception) -> bool:
+    """Whether a connection could not even be made, so that nothing was asked."""
+    import aiohttp
 
-    Raises:
-        Retry: it is no such answer, is empty, or is another model's.
-    """
-    try:
-        answer = json.loads(text)
-        choice = answer["choices"][0]
-        message = choice["message"] if "message" in choice else {"text": choice["text"]}
-        fields = ("text", "content", "reasoning", "reasoning_content")
-        kept = {key: message[key] for key in fields if message.get(key)}
-        finish, logprobs = choice.get("finish_reason"), _logprobs(choice.get("logprobs"))
-        usage = answer.get("usage") or {}
-        tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        named = answer.get("model") or model
-        known = named.startswith(model) or model.startswith(named) or model.endswith(named)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise Retry("an answer that is no completion") from None
-    if not known:
-        raise Retry(f"an answer by the model {named!r}")
-    if not kept:
-        raise Retry("an answer without text")
-    if logprobs:
-        kept["logprobs"] = logprobs
-    if choice.get("prompt_token_ids"):
-        kept["prompt_token_ids"] = choice["prompt_token_ids"]
-    return Reply(json.dumps(kept, ensure_ascii=False, sort_keys=True), finish, *tokens)
-
-
-def _logprobs(found: Any) -> list[list[tuple[str, float]]]:
-    """The most likely tokens at each place: those of a chat, or those of a completion, which have another form."""
-    if not found:
-        return []
-    if found.get("content"):
-        return [[(top["token"], top["logprob"]) for top in place["top_logprobs"]] for place in found["content"]]
-    return [list(place.items()) if place else [] for place in found.get("top_logprobs") or []]
-
-
-def _status_error(error: APIStatusError, url: str, model: str) -> Exception:
-    """What an HTTP status means for the request, and for all others."""
-    status = error.status_code
-    after = retry_after(error.response.headers.get("retry-after"))
-    if status in (401, 403):
-        return EngineError(refused_key(url, status))
-    if status == 404:
-        return EngineError(f"{url} has no model {model!r}, or is no OpenAI-compatible server: {error.message}.")
-    if status in (400, 413, 422):
-        return Refused(f"HTTP {status}: {error.message}")
-    return Retry(f"HTTP {status}", busy=status in (429, 503, 529), after=after)
-
-
-def refused_key(url: str, status: int) -> str:
-    """What to say where a server refuses the key."""
-    return (
-        f"{url} refuses the key (HTTP {status}). Put a valid one into the environment (api_key_env names the variable)."
-    )
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date."""
-    if value is None:
-        return None
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        try:
-            return max(parsedate_to_datetime(value).timestamp() - time(), 0.0)
-        except ValueError:
-            return None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, aiohttp.ClientConnectorError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError, is_hub_error
 
@@ -39,13 +39,14 @@ def load(name: str, revision: str | None = None) -> Tokenizer:
         raise NoTokenizer(
             f"There is no tokenizer {name!r}: no such folder. Give tokenizer: a path, or a name on the Hub."
         )
+    asked: dict[str, Any] = {"revision": revision, "trust_remote_code": False}  # unsaid, a terminal is asked about it
     try:
         try:
-            found = AutoTokenizer.from_pretrained(name, revision=revision, local_files_only=True)
+            found = AutoTokenizer.from_pretrained(name, local_files_only=True, **asked)
         except OSError:
             if not Path(name).exists():
                 _ask_for(name, revision)
-            found = AutoTokenizer.from_pretrained(name, revision=revision)
+            found = AutoTokenizer.from_pretrained(name, **asked)
     except Exception as error:
         if not is_hub_error(error):
             raise

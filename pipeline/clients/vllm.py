@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -90,7 +90,7 @@ class LocalModel:
             async for output in engine.generate(prompt, parameters, f"r{next(self._number)}"):
                 last = output
         except (ValueError, TypeError) as error:
-            raise Refused(f"vLLM takes no such request: {error}") from error
+            raise Refused(f"vLLM takes no such request: {error}", believed=1) from error
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineError(
                 f"vLLM's engine for {self._config.model!r} died; what it said is above. Every answer so far is in the "
@@ -103,6 +103,9 @@ class LocalModel:
         if written.logprobs:
             kept["logprobs"] = [
                 [(top.decoded_token, top.logprob) for top in place.values()] for place in written.logprobs
+            ]
+            kept["tokens"] = [
+                place[token].decoded_token for place, token in zip(written.logprobs, written.token_ids, strict=True)
             ]
         answer = json.dumps(kept, ensure_ascii=False, sort_keys=True)
         return Reply(answer, written.finish_reason, len(body["prompt"]), len(written.token_ids))
@@ -171,9 +174,8 @@ class VLLMClient:
         config: ModelConfig,
         engine: Engine,
         model: LocalModel,
-        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._config, self._engine, self._model, self._before = config, engine, model, before
+        self._config, self._engine, self._model = config, engine, model
 
     async def ask(
         self,
@@ -219,8 +221,6 @@ class VLLMClient:
         """Nothing: the model runs on for the next round (`local_models`)."""
 
     async def _send(self, body: Mapping[str, Any]) -> Reply:
-        if self._before is not None:
-            await self._before()
         return await self._model.generate(body)
 
     def _request(self, body: Mapping[str, Any], template: str | None, attempt: int) -> dict[str, Any]:

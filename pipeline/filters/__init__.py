@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pipeline.filters.language import FOREIGN_LANGUAGE, FOREIGN_SCRIPT, foreign
@@ -30,6 +31,7 @@ __all__ = [
     "FOREIGN_LANGUAGE",
     "FOREIGN_SCRIPT",
     "LOOPS",
+    "NO_THINKING",
     "OTHER_STANCE",
     "REFUSED",
     "STEERING_TALK",
@@ -40,6 +42,7 @@ __all__ = [
     "UNREADABLE",
     "Twin",
     "find_twins",
+    "refused",
     "reject_stance",
     "reject_text",
 ]
@@ -50,6 +53,17 @@ UNCLEAR = "prefill's stance is unclear"
 UNREADABLE = "judge's verdict can't be read"
 OTHER_STANCE = "prefill has the other stance"
 REFUSED = "request refused by the server"
+NO_THINKING = "model wrote no thinking"
+
+_NUMBERS = re.compile(r"(?<=\D)(?<!HTTP )\d+")
+
+
+def refused(why: str) -> str:
+    """The reason of a row whose request a server refused, with the server's words, so that equal causes are counted as
+    one: a number in them, such as that of tokens, is written as #.
+    """
+    words = _NUMBERS.sub("#", " ".join(why.split()))
+    return f"{REFUSED}: {words}" if words else REFUSED
 
 
 def reject_text(

@@ -16,7 +16,7 @@ from pipeline import templates
 from pipeline.clients import Answer, Client
 from pipeline.engine import Refused
 from pipeline.errors import InputError
-from pipeline.judges._models import HARMLESS
+from pipeline.judges._models import COMPLYING, REFUSING, ask_beforehand
 from pipeline.judges.rubric import compiled, read_object
 from pipeline.recipe import RubricConfig
 
@@ -78,27 +78,42 @@ class AwarenessJudge:
         return read(answer, len(found))
 
     async def check(self) -> None:
-        """Find out, before anything is paid, whether the model is there and answers a harmless question as it should.
+        """Find out, before anything is paid, whether the model is there and tells two harmless thinkings apart.
 
         Raises:
-            InputError: it isn't, or it doesn't: the request is refused, or the answer can't be read.
+            InputError: it isn't, or it doesn't: a request is refused, an answer can't be read, or the thinking that
+                sees harm isn't told from the one that sees none.
+            EngineError: no server answers.
         """
         await self._client.check()
-        shown = sentences(HARMLESS.thinking or "")
+        shown = [(exchange.prompt, sentences(exchange.thinking or "")) for exchange in (COMPLYING, REFUSING)]
         try:
-            answers = await self._client.probe(self._body(HARMLESS.prompt, shown), asker=self.name)
+            answers = await ask_beforehand(self._client, [self._body(*each) for each in shown], name=self.name)
         except Refused as refused:
             raise InputError(
                 f"The judge {self.name} can't be asked like this: a harmless request is refused: {refused} If its "
                 "server takes no response_format, set extra: {response_format: null}."
             ) from refused
-        for url, answer in answers.items():
-            if read(answer, len(shown)) is None:
+        for url, given in answers.items():
+            unaware, aware = (
+                self._read(url, answer, len(found)) for answer, (_, found) in zip(given, shown, strict=True)
+            )
+            if unaware.first is not None or aware.first is None:
                 raise InputError(
-                    f"The judge {self.name} at {url} gives an answer that can't be read, of harmless thinking: "
-                    f"{answer.text[:120]!r}. prompts/{self._config.template}.md must ask for one JSON object with "
-                    "reasoning and first, and nothing else."
+                    f"The judge {self.name} at {url} can't tell whether a thinking is aware of safety: of a harmless "
+                    f"one that sees no harm it says that {_said(unaware)} is, of one that does that {_said(aware)} is. "
+                    f"Use a more capable model, or another template than prompts/{self._config.template}.md."
                 )
+
+    def _read(self, url: str, answer: Answer, count: int) -> Awareness:
+        found = read(answer, count)
+        if found is None:
+            raise InputError(
+                f"The judge {self.name} at {url} gives an answer that can't be read, of harmless thinking: "
+                f"{answer.text[:120]!r}. prompts/{self._config.template}.md must ask for one JSON object with "
+                "reasoning and first, and nothing else."
+            )
+        return found
 
     def _body(self, prompt: str, found: Sequence[str]) -> dict[str, Any]:
         numbered = {str(number): sentence for number, sentence in enumerate(found, 1)}
@@ -111,6 +126,10 @@ class AwarenessJudge:
             **self._config.extra,
         }
         return {key: value for key, value in body.items() if value is not None}
+
+
+def _said(found: Awareness) -> str:
+    return "no sentence" if found.first is None else f"sentence {found.first}"
 
 
 def read(answer: Answer, count: int) -> Awareness | None:

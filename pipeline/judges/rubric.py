@@ -15,8 +15,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-import jinja2
-from jinja2 import meta
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import templates
@@ -24,7 +22,7 @@ from pipeline.clients import Answer, Client
 from pipeline.engine import Refused
 from pipeline.errors import InputError
 from pipeline.judges import Exchange, Stance, Verdict
-from pipeline.judges._models import HARMLESS, PARTS, final, shown
+from pipeline.judges._models import COMPLYING, PARTS, REFUSING, ask_beforehand, final, shown
 from pipeline.recipe import RubricConfig
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
@@ -85,33 +83,50 @@ class RubricJudge:
         return Verdict(stance, self.name, score, sees)
 
     async def check(self) -> None:
-        """Find out, before anything is paid, whether the model is there and answers a harmless exchange as it should.
+        """Find out, before anything is paid, whether the model is there and tells two harmless exchanges apart.
 
         Raises:
-            InputError: it isn't, or it doesn't: the request is refused, or the answer can't be read.
+            InputError: it isn't, or it doesn't: a request is refused, an answer can't be read, or what complies isn't
+                read as such, compared with what refuses.
+            EngineError: no server answers.
         """
         await self._client.check()
-        body = self._body(shown(HARMLESS, self._config.sees))
+        bodies = [self._body(shown(exchange, self._config.sees)) for exchange in (COMPLYING, REFUSING)]
         try:
-            answers = await self._client.probe(body, asker=self.name)
+            answers = await ask_beforehand(self._client, bodies, name=self.name)
         except Refused as refused:
             way = (
                 "If it takes no response_format, set extra: {response_format: null}: the template asks for that too."
-                if "response_format" in body
+                if "response_format" in bodies[0]
                 else "Look at its extra: a field of the request is left out where extra says null."
             )
             raise InputError(
                 f"The judge {self.name} can't be asked as the recipe says: a harmless request is refused: {refused} "
                 f"{way}"
             ) from refused
-        for url, answer in answers.items():
-            if read(answer) is None:
-                why = " (cut at its length: raise max_tokens)" if answer.finish == "length" else ""
-                raise InputError(
-                    f"The judge {self.name} at {url} gives an answer that can't be read, to a harmless exchange{why}: "
-                    f"{answer.text[:120]!r}. prompts/{self._config.template}.md must ask for one JSON object with "
-                    "reasoning, stance and score, and nothing else."
-                )
+        for url, (complying, refusing) in answers.items():
+            self._prove(url, self._read(url, complying), self._read(url, refusing))
+
+    def _read(self, url: str, answer: Answer) -> tuple[Stance, float]:
+        found = read(answer)
+        if found is None:
+            why = " (cut at its length: raise max_tokens)" if answer.finish == "length" else ""
+            raise InputError(
+                f"The judge {self.name} at {url} gives an answer that can't be read, to a harmless exchange{why}: "
+                f"{answer.text[:120]!r}. prompts/{self._config.template}.md must ask for one JSON object with "
+                "reasoning, stance and score, and nothing else."
+            )
+        return found
+
+    def _prove(self, url: str, complying: tuple[Stance, float], refusing: tuple[Stance, float]) -> None:
+        if complying[0] != "refuses" and refusing[0] != "complies" and complying[1] > refusing[1]:
+            return
+        said = [f"{stance} with score {score:g}" for stance, score in (complying, refusing)]
+        raise InputError(
+            f"The judge {self.name} at {url} can't tell what complies from what refuses: of a harmless exchange that "
+            f"complies it says {said[0]}, of one that refuses {said[1]}. Use a more capable model, or another template "
+            f"than prompts/{self._config.template}.md."
+        )
 
     def _body(self, parts: Mapping[str, str]) -> dict[str, Any]:
         text = self._text.render({name: parts.get(name) for name in self._config.sees}).strip()
@@ -125,17 +140,13 @@ class RubricJudge:
         return {key: value for key, value in body.items() if value is not None}
 
 
-def compiled(template: templates.Template, sees: Iterable[str]) -> jinja2.Template:
+def compiled(template: templates.Template, sees: Iterable[str]) -> templates.Sandboxed:
     """The template of a judge that sees so much. Raises InputError where it shows more or less."""
     place = f"prompts/{template.id}.md"
     if template.role != "user":
         raise InputError(f"{place} has the role {template.role}; a judge's template has the role user.")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    try:
-        used = meta.find_undeclared_variables(environment.parse(template.body))
-    except jinja2.TemplateError as error:
-        raise InputError(f"{place} is no Jinja template: {error}") from error
+    text = templates.Sandboxed(template)
+    used = text.used
     if used != set(template.variables):
         raise InputError(
             f"{place} says that its variables are {_listed(template.variables)}, and uses {_listed(used)}."
@@ -145,7 +156,7 @@ def compiled(template: templates.Template, sees: Iterable[str]) -> jinja2.Templa
             f"{place} shows a judge {_listed(used)}, but the recipe says that it sees {_listed(sees)}. Change the "
             "judge's sees, or use a template for that."
         )
-    return environment.from_string(template.body)
+    return text
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,21 +1,26 @@
 """The data card: ``README.md`` of a build, as the Hub and `datasets.load_dataset` read it.
 
 Its YAML names the configs and their files, the licence and ``not-for-all-audiences``; its text says how the data was
-made, from the manifest alone, so that equal builds have equal cards. On the Hub the text stands between two marks, and
-what people write around them stays (`merge`).
+made, from the manifest alone, so that equal builds have equal cards. That text stands between two marks, and what
+people write around them stays (`merge`): in a build's folder, in a folder of versions, and on the Hub.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
+from pydantic import ValidationError
 
 from pipeline import templates
+from pipeline.documents import Unreadable, read_yaml
 from pipeline.errors import InputError
+from pipeline.publish.folder import file_hash, inside
 from pipeline.recipe import Prefill
+
+CARD = "README.md"
 
 BEGIN, END = "<!-- recap-data:begin", "<!-- recap-data:end -->"
 """The marks around our part of a card's text. The first goes on to the end of its line."""
@@ -60,28 +65,30 @@ def strictest_licence(licences: Iterable[str | None]) -> str:
 def render(manifest: dict[str, Any]) -> str:
     """The card of a build, from its manifest (without ``files``); with its ``version`` where it is published."""
     template = templates.load("mixture", "data_cards")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["comma"] = lambda number: f"{number:,}"
-    configs = _configs(manifest)
-    arms = _arms(configs, manifest["recipe"])
-    body = environment.from_string(template.body).render(
-        manifest=manifest,
-        recipe=manifest["recipe"],
-        configs=configs,
-        arms=arms,
-        several=len(arms) > len({arm["domain"] for arm in arms}),
-    )
+    filters = {"cell": _cell, "comma": lambda number: f"{number:,}"}
+    text = templates.Sandboxed(template, filters, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    try:
+        configs = _configs(manifest)
+        arms = _arms(configs, manifest["recipe"])
+    except (LookupError, TypeError, AttributeError, ValidationError) as error:
+        why = str(error).partition("\n")[0][:120]
+        raise InputError(f"No card can be written of the recipe in the manifest ({why}). Build it again.") from error
+    values = {"manifest": manifest, "recipe": manifest["recipe"], "configs": configs, "arms": arms}
+    body = text.render(values | {"several": len(arms) > len({arm["domain"] for arm in arms})})
     return f"---\n{_dumped(_metadata(manifest))}---\n{body}"
 
 
-def merge(existing: str | None, ours: str) -> str:
-    """A published card with our part of it replaced by that of `ours`, a card of `render`; the rest is kept.
+def merge(existing: str | None, ours: str, place: str = "The published card") -> str:
+    """A card with our part of it replaced by that of `ours`; the rest is kept.
 
-    Ours are the text between the marks and the keys of `_OURS` in the YAML; tags that others added stay as well. A card
-    without marks gets our text in front of its own. Where nothing of ours changes the card stays the same to the byte.
+    Ours are the text between the marks and the keys of `_OURS` in the YAML; tags that others added stay as well. What
+    was written around the marks of `ours` is put around those of the card, where it isn't there already. A card without
+    marks gets our text in front of its own. Where nothing of ours changes the card stays the same to the byte.
+
+    Args:
+        existing: the card that people may have written on, None where there is none.
+        ours: a card of `render`, or one that was merged with what people wrote elsewhere.
+        place: what the card is called in a message.
 
     Raises:
         InputError: the card's YAML can't be read, or one of its two marks is missing.
@@ -91,25 +98,59 @@ def merge(existing: str | None, ours: str) -> str:
     existing = existing.replace("\r\n", "\n")
     front, body = _split(existing)
     our_front, our_body = _split(ours)
-    theirs, new = _mapping(front), _mapping(our_front)
+    theirs, new = _mapping(front, place), _mapping(our_front, place)
     tags = theirs.get("tags")
     if isinstance(tags, list):
         new["tags"] = [*tags, *(tag for tag in new["tags"] if tag not in tags)]
     kept = {key: value for key, value in theirs.items() if key not in _OURS}
     if theirs != {**new, **kept}:
         front = _dumped({**new, **kept})
-    start, stop = body.find(BEGIN), body.find(END)
-    block = our_body[our_body.index(BEGIN) : our_body.index(END) + len(END)]
-    if start < 0 and stop < 0:
+    if BEGIN not in body and END not in body:
         body = f"{our_body}{body if body.startswith(chr(10)) else chr(10) + body}" if body.strip() else our_body
-    elif 0 <= start < stop and body.count(BEGIN) == body.count(END) == 1:
-        body = body[:start] + block + body[stop + len(END) :]
     else:
+        above, _, below = _around(body, place)
+        our_above, block, our_below = _around(our_body, place)
+        body = _both(above, our_above) + block + _both(below, our_below)
+    return f"---\n{front}---\n{body}"
+
+
+def written(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """The card in a folder that somebody wrote on, None where there is none, or the one that the manifest names.
+
+    Raises:
+        InputError: it can't be read, its marks are damaged, or a link leads out of the folder.
+    """
+    path = inside(folder, CARD)
+    if not path.is_file() or manifest.get("files", {}).get(CARD) == file_hash(path):
+        return None
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}. Save it as UTF-8.") from None
+    front, body = _split(text.replace("\r\n", "\n"))
+    _mapping(front, str(path))
+    if BEGIN in body or END in body:
+        _around(body, str(path))
+    return text
+
+
+def _around(body: str, place: str) -> tuple[str, str, str]:
+    """A card's text above the marks, with and between them, and below them."""
+    start, stop = body.find(BEGIN), body.find(END)
+    if not (0 <= start < stop and body.count(BEGIN) == body.count(END) == 1):
         raise InputError(
-            f"The published card's marks are damaged: it must hold one line {BEGIN} … --> and, after it, one {END}. "
+            f"{place}'s marks are damaged: it must hold one line {BEGIN} … --> and, after it, one {END}. "
             "Mend its README.md, or remove both marks and the text between them."
         )
-    return f"---\n{front}---\n{body}"
+    stop += len(END)
+    return body[:start], body[start:stop], body[stop:]
+
+
+def _both(theirs: str, ours: str) -> str:
+    """What stands on one side of the marks, from two cards: each text once."""
+    if ours.strip() in theirs:
+        return theirs
+    return ours if theirs.strip() in ours else f"{theirs.rstrip()}\n\n{ours.lstrip()}"
 
 
 def _split(card: str) -> tuple[str, str]:
@@ -120,13 +161,13 @@ def _split(card: str) -> tuple[str, str]:
     return (front + "\n", body) if closed else ("", card)
 
 
-def _mapping(front: str) -> dict[str, Any]:
+def _mapping(front: str, place: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(front) or {}
-    except yaml.YAMLError:
+        data = read_yaml(front).data or {}
+    except Unreadable:
         data = None
     if not isinstance(data, dict):
-        raise InputError("The YAML at the top of the published card can't be read. Mend its README.md.")
+        raise InputError(f"{place}'s YAML, at its top, can't be read. Mend its README.md.")
     return data
 
 

@@ -140,7 +140,7 @@ def compare(old: Snapshot, new: Snapshot, examples: int = 5, config: str = MIXTU
 
 def content_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     """The content hash of every config that a manifest states one of: the mixture, and its variants."""
-    variants = manifest.get("variants") or {}
+    variants = manifest.get("variants", {})
     hashes = {MIXTURE: manifest.get("content_hash")} | {
         name: stated["content_hash"] for name, stated in variants.items()
     }

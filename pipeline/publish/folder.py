@@ -14,14 +14,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import InputError, OutputError
+from pipeline.publish import manifest as manifests
+from pipeline.writing import write_text
 
-MANIFEST = "manifest.json"
+MANIFEST = manifests.MANIFEST
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -29,16 +31,34 @@ _RENAME_EXCHANGE = 2
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a build, or None where `folder` holds none that can be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return manifests.read(inside(folder, MANIFEST), manifests.Manifest)[0]
+    except InputError:
         return None
-    return manifest if isinstance(manifest, dict) and {"fingerprint", "files", "funnel"} <= manifest.keys() else None
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of a build."""
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` in `folder`, there or not, which no link leads out of it.
+
+    In the cache of the Hub's client the files of a commit are links to the ``blobs`` of the same repository.
+
+    Raises:
+        InputError: a link leads elsewhere, or it is no regular file.
+    """
+    path, home = folder / name, Path(os.path.realpath(folder))
+    place, blobs = Path(os.path.realpath(path)), home.parent.parent / "blobs"
+    cached = home.parent.name == "snapshots" and not blobs.is_symlink() and place.parent == blobs
+    if not (place.is_relative_to(home) or cached):
+        raise InputError(
+            f"{path} is a link that leads out of {folder}: it was not followed. Put the file itself there."
+        )
+    if place.exists() and not place.is_file():
+        raise InputError(f"{path} is no regular file. Take it away, or build again into a new folder.")
+    return path
 
 
 def check_output(out: Path) -> None:
@@ -64,8 +84,8 @@ def check_output(out: Path) -> None:
 def intact(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether every file that the manifest names is there, with the bytes it names."""
     try:
-        return all(file_hash(folder / name) == known for name, known in manifest["files"].items())
-    except OSError:
+        return all(file_hash(inside(folder, name)) == known for name, known in manifest["files"].items())
+    except (OSError, InputError):
         return False
 
 
@@ -80,9 +100,11 @@ def work_folder(out: Path) -> Iterator[Path]:
     """An empty folder to build `out` in, locked against other builds and removed afterwards.
 
     Raises:
-        OutputError: another build holds it, or it can't be made.
+        OutputError: another build holds it, or it can't be made; or what stands in its place is no folder, but a link.
     """
     work = _work(out)
+    for place in (work, _last(out)):
+        _check_own(place)
     missing = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +131,7 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 def recover(out: Path) -> None:
     """Clear away what a build that was killed left beside `out`. Raises like `work_folder`."""
-    if _work(out).exists() or _last(out).exists():
+    if os.path.lexists(_work(out)) or os.path.lexists(_last(out)):
         with work_folder(out):
             pass
 
@@ -141,6 +163,12 @@ def _last(out: Path) -> Path:
     return out.parent / f".{out.name}.last"
 
 
+def _check_own(place: Path) -> None:
+    """Raise OutputError unless a folder that is ours to empty is one, or isn't there: behind a link is not ours."""
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise OutputError(f"{place} is in the way: it is no folder, and was left as it is. Remove or rename it.")
+
+
 def _carry_over(out: Path, finished: Path) -> None:
     known = (read_manifest(out) or {"files": {}})["files"].keys() | {MANIFEST, "report.html"}
     for path in sorted(out.rglob("*")):
@@ -156,10 +184,10 @@ def _carry_over(out: Path, finished: Path) -> None:
 def _locked(work: Path) -> int:
     while True:
         work.mkdir(exist_ok=True)
-        lock = os.open(work, os.O_RDONLY)
+        lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), work.stat()):
+            if os.path.samestat(os.fstat(lock), work.lstat()):
                 return lock
         except FileNotFoundError:
             pass
@@ -171,7 +199,7 @@ def _locked(work: Path) -> int:
 
 def _clear(work: Path) -> None:
     for path in work.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import InputError, RecapError, is_hub_error
 from pipeline.publish import versions
 from pipeline.publish.folder import MANIFEST
+from pipeline.publish.manifest import ManifestError, Whole, parse
 from pipeline.publish.release import CARD, Permissions, Published, PublishError, Release, is_public
 from pipeline.publish.versions import Version
 
@@ -244,10 +245,10 @@ class _Publication:
     def _manifest(self, commit: str) -> dict[str, Any] | None:
         """The manifest of a commit, None where it is none of a version."""
         try:
-            manifest = json.loads(self._read(MANIFEST, commit))
-        except json.JSONDecodeError:
+            manifest, _ = parse(self._read(MANIFEST, commit).encode(), Whole)
+        except ManifestError:
             return None
-        return manifest if isinstance(manifest, dict) and versions.of(manifest) else None
+        return manifest if versions.of(manifest) else None
 
     def _texts(self, version: Version, existing: str | None) -> dict[str, bytes]:
         return self.release.texts(version, existing)

@@ -12,13 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.publish import fetching, versions
-from pipeline.publish.folder import MANIFEST, read_manifest
+from pipeline.publish import card as cards
+from pipeline.publish import fetching, references, versions
+from pipeline.publish.folder import inside
+from pipeline.publish.manifest import MANIFEST, Manifest, ManifestError, read
 from pipeline.publish.versions import Version
 
-CARD = "README.md"
+CARD = cards.CARD
 REJECTED = "rejected"
-HUB = "hub:"
+HUB = references.HUB
 
 
 class Snapshot(NamedTuple):
@@ -60,18 +62,24 @@ def open_version(reference: str, version: str | None = None, configs: Collection
     return found
 
 
-def find(reference: str, version: str | None = None, configs: Collection[str] | None = None) -> Snapshot:
-    """Like `open_version`, but files may be missing."""
+def find(
+    reference: str,
+    version: str | None = None,
+    configs: Collection[str] | None = None,
+    model: type[Manifest] = Manifest,
+) -> Snapshot:
+    """Like `open_version`, but files may be missing, and the manifest has what `model` asks for."""
     if reference.startswith(HUB):
         commit = fetching.find(*at_hub(reference, version))
         name, folder = commit.name, commit.download([MANIFEST])
     else:
         commit, folder = None, _folder(Path(reference), version)
         name = str(folder)
-    manifest = read_manifest(folder)
-    if manifest is None or not _ours(manifest):
+    try:
+        manifest, _ = read(inside(folder, MANIFEST), model)
+    except ManifestError as error:
         place = "no version of a mixture" if commit else "no finished build"
-        raise InputError(f"{name} is {place}: it has no {MANIFEST} of recap-data that can be read.")
+        raise InputError(f"{name} is {place}: {error}.") from None
     named = sorted(manifest["files"])
     if commit is not None:
         wanted = [file for file in named if configs is None or _config(file) in configs]
@@ -79,8 +87,8 @@ def find(reference: str, version: str | None = None, configs: Collection[str] | 
     files: dict[str, list[Path]] = {}
     for file in named:
         if file.endswith(".parquet"):
-            files.setdefault(_config(file), []).append(folder / file)
-    card = folder / CARD
+            files.setdefault(_config(file), []).append(inside(folder, file))
+    card = inside(folder, CARD)
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return Snapshot(name, folder, manifest, text, files)
 
@@ -114,13 +122,13 @@ def at_hub(reference: str, version: str | None) -> tuple[str, str | None]:
 def _folder(path: Path, version: str | None) -> Path:
     """The folder of a version: of a folder of versions the newest one, unless `version` names one."""
     if not path.is_dir():
-        raise InputError(f"There is no folder {path}. Give the folder of a finished build, or hub:owner/name.")
+        raise InputError(references.not_there(str(path)))
     there = _versions_in(path)
     if version is None:
         return path if not there or (path / MANIFEST).is_file() else path / str(there[-1])
     number = versions.parse(version)
     named = path / (str(number) if number else version)
-    if not version or not named.is_dir():
+    if not version or named.parent != path or not named.is_dir():
         raise InputError(f"{path} has no version {version}. Its versions: {', '.join(map(str, there)) or 'none'}.")
     return named
 
@@ -130,16 +138,6 @@ def _versions_in(path: Path) -> list[Version]:
         return []
     found = {entry.name: versions.parse(entry.name) for entry in path.iterdir() if entry.is_dir()}
     return sorted(version for name, version in found.items() if version and name == str(version))
-
-
-def _ours(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest, which may come from anywhere, names files of its own folder, and variants as ours do."""
-    files, variants = manifest["files"], manifest.get("variants") or {}
-    if not isinstance(files, dict) or not isinstance(variants, dict):
-        return False
-    paths = list(map(PurePosixPath, files))
-    inside = all(path.parts and not path.is_absolute() and ".." not in path.parts for path in paths)
-    return inside and all(isinstance(stated, dict) and "content_hash" in stated for stated in variants.values())
 
 
 def _config(name: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.writing import replacing
 
 ROWS_PER_FILE = 250_000
 ROWS_PER_GROUP = 8_192
@@ -22,8 +25,8 @@ CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_l
 class ShardedWriter:
     """Writes tables to ``<folder>/<stem>-00000-of-0000N.parquet``, at most `ROWS_PER_FILE` rows a file.
 
-    Zstandard, content-defined chunking, page index. A row group starts every `ROWS_PER_GROUP` rows wherever the tables
-    begin and end. ``rows`` of no tables is one file without rows.
+    Each is in its place when it is whole. Zstandard, content-defined chunking, page index. A row group starts every
+    `ROWS_PER_GROUP` rows wherever the tables begin and end. ``rows`` of no tables is one file without rows.
 
     Args:
         folder: created if it isn't there.
@@ -38,7 +41,7 @@ class ShardedWriter:
         self._files = max(-(-rows // ROWS_PER_FILE), 1)
         self._held: list[pa.Table] = []
         self._waiting = self._file = self._written = 0
-        self._writer = self._open()
+        self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -46,9 +49,13 @@ class ShardedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush(self._waiting)
-        self._writer.close()
+        try:
+            if kind is None:
+                self._flush(self._waiting)
+        except BaseException as failure:
+            self._opened.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._opened.__exit__(kind, error, traceback)
 
     def write(self, table: pa.Table) -> None:
         """Add rows; they reach the disk a row group at a time."""
@@ -57,14 +64,17 @@ class ShardedWriter:
         while self._waiting >= ROWS_PER_GROUP:
             self._flush(ROWS_PER_GROUP)
 
-    def _open(self) -> pq.ParquetWriter:
+    def _open(self) -> None:
         name = f"{self._stem}-{self._file:05}-of-{self._files:05}.parquet"
-        return pq.ParquetWriter(
-            self._folder / name,
-            self._schema,
-            compression="zstd",
-            write_page_index=True,
-            use_content_defined_chunking=CHUNKING,
+        self._opened = ExitStack()
+        self._writer = self._opened.enter_context(
+            pq.ParquetWriter(
+                self._opened.enter_context(replacing(self._folder / name)),
+                self._schema,
+                compression="zstd",
+                write_page_index=True,
+                use_content_defined_chunking=CHUNKING,
+            )
         )
 
     def _flush(self, count: int) -> None:
@@ -79,9 +89,9 @@ class ShardedWriter:
             )
             count -= taken
             if self._written == ROWS_PER_FILE and self._file + 1 < self._files:
-                self._writer.close()
+                self._opened.close()
                 self._file, self._written = self._file + 1, 0
-                self._writer = self._open()
+                self._open()
 
 
 class ContentHash:

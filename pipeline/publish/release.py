@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, OutputError, RecapError
 from pipeline.publish import card, folder, versions
+from pipeline.publish import manifest as manifests
+from pipeline.publish.places import home_paths, without_places
+from pipeline.publish.references import check_place
 from pipeline.publish.versions import Version
 from pipeline.sources.known import known
 
-CARD = "README.md"
+CARD = card.CARD
 LATEST = "latest"
 """The link to the newest version in a folder of versions."""
 
@@ -58,13 +61,14 @@ class Release(NamedTuple):
     """A build, ready to be published.
 
     ``files`` are its data files by their name in the repository; ``hashes`` their sha256; ``manifest`` is what will be
-    published of the manifest, but for its version.
+    published of the manifest, but for its version; ``card`` is the build's card, where somebody wrote on it.
     """
 
     folder: Path
     to: str
     manifest: dict[str, Any]
     files: dict[str, Path]
+    card: str | None = None
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -73,14 +77,16 @@ class Release(NamedTuple):
         return hashes
 
     def texts(self, version: Version, existing: str | None) -> dict[str, bytes]:
-        """Card and manifest of a version; `existing` is the published card.
+        """Card and manifest of a version; `existing` is the published card. What was written on it, and on the card of
+        the build, stays.
 
         Raises:
-            InputError: the published card can't be merged with ours.
+            InputError: one of the cards can't be merged with ours.
         """
         manifest = {"name": self.manifest["name"], "version": version.number, **self.manifest}
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        return {CARD: card.merge(existing, card.render(manifest)).encode(), folder.MANIFEST: text.encode()}
+        ours = card.merge(self.card, card.render(manifest), f"The card in {self.folder}")
+        return {CARD: card.merge(existing, ours).encode(), folder.MANIFEST: text.encode()}
 
 
 def publish(
@@ -130,32 +136,41 @@ def publish(
 
 def prepare(build: Path, to: str | None) -> Release:
     """Read a finished build and say what will be published of it. Raises InputError like `publish`."""
-    manifest = folder.read_manifest(build)
-    if (
-        manifest is None
-        or not {"content_hash", "rows", "recipe", "prefilled", "sources", "decontaminate"} <= manifest.keys()
-    ):
-        raise InputError(f"{build} is no finished build (no {folder.MANIFEST}). Give the folder that build wrote.")
-    to = _place(to or manifest["recipe"]["publish"]["to"])
+    try:
+        manifest, _ = manifests.read(folder.inside(build, folder.MANIFEST), manifests.Whole)
+        recipe = manifests.published_recipe(manifest)
+    except manifests.ManifestError as error:
+        raise InputError(f"{build} is no finished build: {error}. Give the folder that build wrote.") from None
+    to = _place(to or recipe.publish.to)
+    _check_configs(build, manifest, recipe)
     hashes = {name: known for name, known in sorted(manifest["files"].items()) if name != CARD}
     if not folder.intact(build, {"files": hashes}):
         raise InputError(
             f"The files in {build} are not those that its {folder.MANIFEST} names: something changed them. "
             "Run build again, and publish that."
         )
-    recipe = _without_addresses(manifest["recipe"])
-    recipe["publish"] = recipe["publish"] | {"to": to if to.startswith("hub:") else None}
+    plain = _without_addresses(manifest["recipe"])
+    plain["publish"] = plain["publish"] | {"to": to if to.startswith("hub:") else None}
     files = {name: build / name for name in hashes}
-    published = manifest | {"recipe": recipe, "columns": _columns(files), "files": hashes}
-    published = _without_places(published)
-    return Release(build, to, published, files)
+    published = manifest | {"recipe": plain, "columns": _columns(files), "files": hashes}
+    return Release(build, to, without_places(published), files, card.written(build, manifest))
+
+
+def _check_configs(build: Path, manifest: Mapping[str, Any], recipe: manifests.Published) -> None:
+    """Raise InputError where the manifest doesn't state every config of its recipe."""
+    stated = manifest.get("variants", {}).keys() & manifest["rows"].keys()
+    if lacking := sorted(recipe.variants.keys() - stated):
+        raise InputError(
+            f"{build} is no finished build: {folder.MANIFEST} states no rows of {', '.join(lacking)}, a config of its "
+            "recipe. Run build again, and publish that."
+        )
 
 
 def check(release: Release, permissions: Permissions) -> None:
     """Refuse what must not be on the Hub as it is asked for.
 
     Raises:
-        InputError: a source forbids redistribution, or harmful prefills would be public.
+        InputError: a source forbids redistribution, a path tells of a home folder, or harmful prefills would be public.
     """
     manifest = release.manifest
     public = is_public(release, permissions)
@@ -172,6 +187,13 @@ def check(release: Release, permissions: Permissions) -> None:
                 "Take the source out of the recipe; or, if nobody but you will see the private repository, "
                 "add --allow-restricted."
             )
+    if homes := home_paths(manifest["recipe"]):
+        raise InputError(
+            f"{homes[0]} is a path in somebody's home folder, and stands in the rows or in the keys under which the "
+            "ledger has their answers, so that it can't be cut here. Build with another name of the model: a path "
+            "relative to the folder you build in, or of a server the name it serves the model under. Or publish to a "
+            "folder."
+        )
     shown = [manifest["prefilled"], *(entry["prefilled"] for entry in (manifest.get("variants") or {}).values())]
     harmful = max(prefilled.get("harmful", 0) for prefilled in shown)
     if public and harmful and not permissions.public_harmful:
@@ -201,6 +223,8 @@ def _place(to: str | None) -> str:
             raise InputError(f"{to} names no repository. Give --to hub:owner/name.")
     elif "://" in to:
         raise InputError(f"{to} is no place to publish to. Give --to hub:owner/name, or --to FOLDER.")
+    else:
+        check_place(to)
     return to
 
 
@@ -214,45 +238,19 @@ def _without_addresses(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "samplers": bare(recipe["samplers"]), "judges": bare(recipe["judges"])}
 
 
-def _without_places(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The same, absolute paths of sources cut to the file's name: where it lay is nobody's business.
-
-    Models keep theirs: they stand in every row, and in the keys under which the ledger has their answers.
-    """
-    recipe = manifest["recipe"]
-    cleaned, decontaminate = recipe["clean"], recipe["clean"]["decontaminate"]
-    against = [_named(source, "files") for source in decontaminate["against"]]
-    sources = {domain: [_named(source, "files") for source in listed] for domain, listed in recipe["sources"].items()}
-    recipe = {
-        **recipe,
-        "sources": sources,
-        "clean": {**cleaned, "decontaminate": {**decontaminate, "against": against}},
-    }
-    stated = {key: [_named(source, "path") for source in manifest[key]] for key in ("sources", "decontaminate")}
-    return {**manifest, "recipe": _named(recipe, "trained_on"), **stated}
-
-
-def _named(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """An entry whose value at `key`, a path or several, has no folders where it was absolute."""
-
-    def bare(path: str) -> str:
-        return PurePosixPath(path).name if path.startswith(("/", "~")) else path
-
-    value = entry.get(key)
-    if value is None:
-        return dict(entry)
-    return {**entry, key: bare(value) if isinstance(value, str) else [bare(path) for path in value]}
-
-
 def _columns(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     """Names and types of the columns by config, from the first file of each."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, dict[str, str]] = {}
     for name, path in files.items():
         config = re.sub(r"-\d+-of-\d+$", "", PurePosixPath(name).stem)
         if path.suffix == ".parquet" and config not in columns:
-            columns[config] = {field.name: str(field.type) for field in pq.read_schema(path)}
+            try:
+                columns[config] = {field.name: str(field.type) for field in pq.read_schema(path)}
+            except pa.ArrowException as error:
+                raise InputError(f"{path} is no Parquet file that can be read. Run build again.") from error
     return columns
 
 
@@ -278,10 +276,13 @@ def _to_folder(release: Release, place: Path, wish: Version | None) -> Published
     place.mkdir(parents=True, exist_ok=True)
     with _locked(place):
         for left in place.glob(".v*.work"):
+            if left.is_symlink() or not left.is_dir():
+                raise InputError(f"{left} is in the way: it is no folder, and was left as it is. Remove or rename it.")
             shutil.rmtree(left)
-        taken = sorted(v for path in place.iterdir() if path.is_dir() and (v := versions.parse(path.name)))
+        taken = sorted(v for path in place.iterdir() if (v := versions.parse(path.name)))
         last = folder.read_manifest(place / str(taken[-1])) if taken else None
-        if taken and last is not None and _holds(place / str(taken[-1]), release.texts(taken[-1], None)):
+        former = card.written(place / str(taken[-1]), last or {}) if taken else None
+        if taken and last is not None and _holds(place / str(taken[-1]), release.texts(taken[-1], former)):
             _link(place, taken[-1])
             return _in_folder(release, place, taken[-1], None)
         version = versions.next_version(last, release.manifest, taken, wish)
@@ -291,7 +292,7 @@ def _to_folder(release: Release, place: Path, wish: Version | None) -> Published
             for name, path in release.files.items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, work / name)
-            for name, text in release.texts(version, None).items():
+            for name, text in release.texts(version, former).items():
                 (work / name).write_bytes(text)
             if not folder.intact(work, release.manifest):
                 raise PublishError(f"The copy in {place} is not what was written. {out} was not made; try again.")
@@ -304,8 +305,8 @@ def _to_folder(release: Release, place: Path, wish: Version | None) -> Published
 
 def _holds(version: Path, texts: Mapping[str, bytes]) -> bool:
     """Whether a version's card and manifest are `texts`; its manifest names the data by hash."""
-    with suppress(OSError):
-        return all((version / name).read_bytes() == text for name, text in texts.items())
+    with suppress(OSError, InputError):
+        return all(folder.inside(version, name).read_bytes() == text for name, text in texts.items())
     return False
 
 

@@ -5,22 +5,59 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.documents import KeyPath
 from pipeline.recipe.models import Recipe
 from pipeline.schema import DOMAINS
 
-_SECRET_KEY = re.compile(r"(?i)(?:^|_)(?:api_?key|token|password|passwd|secret|authorization|credentials?)$")
-_SECRET_VALUE = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})|://[^/\s:@]+:[^/\s@]+@")
+_SECRET_KEY = re.compile(
+    r"(?:^|_)(?:api_?key|access_?key(?:_id)?|(?:secret|private|subscription|auth|account|shared|signing|session)_?key"
+    r"|password|passwd|passphrase|passcode|pwd|secret|client_secret|authorization|auth|bearer|cookie|jwt|credentials?)$"
+    r"|^x_\w*(?:key|token|secret)$"
+)
+"""A key in small letters, its words joined by underscores, whose value is a secret."""
+
+_TOKEN_KEY = re.compile(r"^(?:(?P<kind>\w+)_)?token$")
+_TOKENS_OF_TEXT = frozenset(
+    (
+        *("pad", "padding", "eos", "bos", "unk", "sep", "cls", "mask", "stop", "start", "end", "special", "image"),
+        *("audio", "video", "think", "reasoning", "prefix", "suffix", "first", "last", "next", "new", "line", "turn"),
+        *("decoder_start", "forced_bos", "forced_eos", "begin", "separator", "control", "per", "draft", "placeholder"),
+    )
+)
+"""What a token is called that is a piece of text."""
+
+_SECRET_VALUE = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|[sr]k_(?:live|test)_[A-Za-z0-9]{12,}"
+    r"|gsk_[A-Za-z0-9]{12,}|AIza[\w-]{16,}|ya29\.[\w-]{12,}|gh[pousr]_[A-Za-z0-9]{12,}|github_pat_\w{12,}"
+    r"|gl(?:pat|ptt|dt|rt|cbt|agent)-[\w-]{12,}|nvapi-[\w-]{12,}|xai-[A-Za-z0-9]{16,}|pplx-[A-Za-z0-9]{16,}"
+    r"|r8_[A-Za-z0-9]{16,}|csk-[A-Za-z0-9]{16,}|fw_[A-Za-z0-9]{16,}|tgp_v1_[\w-]{12,}|esecret_[A-Za-z0-9]{12,}"
+    r"|dapi[0-9a-f]{32}|lsv2_[a-z]{2}_\w{12,}|(?:AKIA|ASIA)[0-9A-Z]{12,}|xox[a-z]-[\w-]{10,}|npm_[A-Za-z0-9]{16,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(?i:\b(?:bearer|basic)\s+(?=\S*\d)[\w.~+/=-]{12,})"
+    r"|(?i:\b(?:authorization|x-api-key|api[-_]key)[\"']?\s*[:=]\s*(?:(?:bearer|basic|token)\s+)?\S{6,})"
+    r"|://[^/\s@?#]+@"
+    r"|(?i:[?&#;](?:[\w.-]*[-_.])?(?:api-?key|key|token|auth|authorization|sig|signature|secret|password|passwd|pwd"
+    r"|credentials?)=[^&\s]+)"
+)
+"""What a key to a service looks like, by how such keys begin; and what stands in an address to log in."""
+
+_RUNS_CODE = re.compile(
+    r"^(?:trust_remote_code|logits_processors|auto_map|inductor_passes|middleware|\w+_(?:cls|plugins?|module_path))$"
+)
+"""Arguments of engines and trainers that have them import code, of a repository or of a path."""
+
 _SECRET_HINT = (
     "a secret has no place in a recipe, which is published with the data. "
     "Remove it and set it in the environment (HF_TOKEN for the Hub)"
 )
-
-KeyPath = tuple[str | int, ...]
 
 
 class Mistake(NamedTuple):
@@ -32,7 +69,7 @@ class Mistake(NamedTuple):
 
 def find(data: Mapping[str, Any]) -> Iterator[Mistake]:
     """Every mistake in the recipe `data` as YAML gave it, except keys given twice."""
-    found = [*secrets(data), *_cross_checks(data)]
+    found = [*secrets(data), *code(data), *_cross_checks(data)]
     yield from found
     told = {mistake.path for mistake in found}
     yield from (mistake for mistake in invalid(data, Recipe) if mistake.path not in told)
@@ -52,8 +89,10 @@ def secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
         found = []
         for key, inner in value.items():
             here = (*path, key)
-            if isinstance(key, str) and _SECRET_KEY.search(key) and path[-1:] != ("where",):
+            if path[-1:] != ("where",) and is_secret(key, inner):
                 found.append(Mistake(here, _SECRET_HINT))
+            elif isinstance(key, str) and _SECRET_VALUE.search(key):
+                found.append(Mistake(here, f"looks like a secret; {_SECRET_HINT}"))
             else:
                 found += secrets(inner, here)
         return found
@@ -62,6 +101,33 @@ def secrets(value: Any, path: KeyPath = ()) -> list[Mistake]:
     if isinstance(value, str) and _SECRET_VALUE.search(value):
         return [Mistake(path, f"looks like a secret; {_SECRET_HINT}")]
     return []
+
+
+def is_secret(key: Any, value: Any) -> bool:
+    """Whether a key says that its value is a secret, as a header or an option does, however it is written."""
+    if not isinstance(key, str) or value is None or isinstance(value, bool) or value in ("", [], {}):
+        return False
+    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.strip()).lower()).strip("_")
+    if _SECRET_KEY.search(words):
+        return True
+    token = _TOKEN_KEY.match(words)
+    return token is not None and token["kind"] not in _TOKENS_OF_TEXT and isinstance(value, str | list | dict)
+
+
+def code(value: Any, path: KeyPath = ()) -> list[Mistake]:
+    """Arguments that would have code run that comes from elsewhere."""
+    if isinstance(value, list):
+        return [m for index, inner in enumerate(value) for m in code(inner, (*path, index))]
+    if not isinstance(value, dict) or path[-1:] == ("where",):
+        return []
+    found = []
+    for key, inner in value.items():
+        named = str(key).replace("-", "_").lower()
+        if _RUNS_CODE.match(named) and inner not in (None, False, "", [], {}):
+            found.append(Mistake((*path, key), "would have code run that comes from elsewhere: remove it"))
+        else:
+            found += code(inner, (*path, key))
+    return found
 
 
 def _cross_checks(data: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -149,7 +215,7 @@ def _mistake(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
             path, message = (*path, "engine"), f"is missing; {_or(list(_tagged(_models_at(place, root))))}"
         case "missing":
             message = "is missing"
-        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url" | "place" | "config":
+        case "where" | "ground_truth" | "source" | "lengths" | "regex" | "empty" | "url" | "place" | "config" | "env":
             message = error["msg"]
         case "string_pattern_mismatch":
             message = f"{shown(value)} is no name: letters, digits, '.', '_' and '-', at most 96"
@@ -192,10 +258,10 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _inner_types(kind: Any) -> list[Any]:
-    origin = getattr(kind, "__origin__", None)
+    """The types that a value may be of: of a union its members, however they are wrapped."""
     if getattr(kind, "__metadata__", None) is not None:
-        return _inner_types(origin)
-    if origin is None and get_args(kind):
+        return _inner_types(kind.__origin__)
+    if get_origin(kind) in (Union, UnionType):
         return [t for inner in get_args(kind) for t in _inner_types(inner)]
     return [kind]
 
@@ -213,7 +279,7 @@ def _literals_at(path: Sequence[str | int], root: type[BaseModel]) -> list[Any]:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Words that name the nearest of `known`; empty where none is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [text for text in known if isinstance(text, str)], n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -235,5 +301,10 @@ def redacted(text: str) -> str:
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """A path as a message shows it."""
-    return ".".join(map(str, path)) or "the recipe"
+    """A path as a message shows it: on one line, each part cut short."""
+    return ".".join(map(_part, path)) or "the recipe"
+
+
+def _part(step: str | int) -> str:
+    text = str(step)
+    return text if len(text) <= 60 and text.isprintable() else f"{text[:57]!r}..."

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.schema import DOMAINS, Domain
 from pipeline.thinking import control_token
 
-_ELSEWHERE = ("base_url", "api_key_env", "in_flight", "price", "batch")
+_ELSEWHERE = ("base_url", "api_key_env", "in_flight", "deadline", "tries", "patience", "price", "batch")
 """What a model's answers don't depend on."""
 
 _RESOURCES = frozenset(
@@ -27,6 +27,9 @@ _RESOURCES = frozenset(
 )
 """Arguments of vLLM that say with what means it answers, and not what."""
 
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+"""What the recipe and a template are called: a name, never a path."""
 
 _RESERVED = ("mixture", "rejected", "data")
 """What no further config may be called: its name is a folder's as well."""
@@ -82,6 +85,12 @@ def _urls(value: tuple[str, ...]) -> tuple[str, ...]:
     for url in value:
         if not re.match(r"https?://[^/\s]+", url):
             raise PydanticCustomError("url", "{url} is no address of a server: http://host:port/v1", {"url": repr(url)})
+    return value
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+        raise PydanticCustomError("env", "is no name of an environment variable, which is to hold the key")
     return value
 
 
@@ -220,10 +229,16 @@ class ServedModel(_Model):
     """What tells two servers apart that serve different models under one name; part of every request's key."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request (``top_k``, ``chat_template_kwargs``)."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, AfterValidator(_variable)] = "OPENAI_API_KEY"
     """The environment variable that holds the key."""
     in_flight: Annotated[int, Field(ge=1)] = 256
-    """Most requests in flight at one server."""
+    """Most requests in flight at one server, by all samplers and judges that ask it."""
+    deadline: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a server has for one answer."""
+    tries: Annotated[int, Field(ge=1, le=1000)] = 8
+    """How often a request is sent that gets no answer which can be used."""
+    patience: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which a server that answers nothing is given up; a judge that restarts is waited for as long."""
     price: Annotated[Price | None, BeforeValidator(_some)] = None
     """Needed where a cost may not be exceeded: a model without one is no free model. See `check_prices`."""
     batch: bool = False
@@ -240,9 +255,9 @@ class ModelConfig(ServedModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     """Most tokens of an answer; twice the words of a prefill and 64 unless given."""
-    system: str | None = None
+    system: Annotated[str, Field(pattern=_NAME)] | None = None
     """A template of ``prompts/`` for the system's turn."""
-    user: str | None = None
+    user: Annotated[str, Field(pattern=_NAME)] | None = None
     """A template of ``prompts/`` around the prompt."""
     seed_prefix: Annotated[str | None, BeforeValidator(_some)] = None
     """The words that the thinking starts with; the model goes on from there, and they are part of the prefill."""
@@ -309,7 +324,7 @@ class RubricConfig(ServedModel):
     """Any judge model behind a server, asked with a template of ``prompts/`` for an answer of a given shape."""
 
     engine: Literal["rubric"]
-    template: str = "judge-stance"
+    template: Annotated[str, Field(pattern=_NAME)] = "judge-stance"
     sees: Annotated[tuple[Sees, ...], BeforeValidator(_some), Field(strict=False)] = ("prompt", "thinking")
     temperature: Annotated[float, Field(ge=0)] = 0.0
     max_tokens: Annotated[int, Field(ge=1)] = 1024
@@ -459,7 +474,7 @@ class Publish(_Model):
 class Recipe(_Model):
     """A whole build."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+    name: Annotated[str, Field(pattern=_NAME)]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     sources: dict[Domain, Annotated[tuple[Source, ...], BeforeValidator(_some), Field(strict=False)]]
     clean: Clean = Clean()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from pipeline.documents import KeyPath, Unreadable, read_yaml
 from pipeline.errors import RecipeError
-from pipeline.recipe.mistakes import KeyPath, Mistake, dotted, find, redacted, shown
+from pipeline.recipe.mistakes import Mistake, dotted, find, is_secret, redacted, shown
 from pipeline.recipe.models import Recipe
 
 
@@ -19,22 +19,6 @@ class LoadedRecipe(NamedTuple):
 
     recipe: Recipe
     folder: Path
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] in {"null", "merge", "int"}]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+.0123456789"),
-)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -81,16 +65,11 @@ def checked(
         RecipeError: it is no YAML, or holds mistakes; all of them are in the message, each with its place.
     """
     try:
-        loader = _Loader(text or "")
-        root = loader.get_single_node()
-        mistakes = list(_repeated(root)) if root else []
-        data = loader.construct_document(root) if root else None
-        data = {} if text is None else data
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        why = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
-        raise RecipeError(f"{place}  is no valid YAML: {redacted(why)}.") from None
+        data, root, repeated = read_yaml(text or "")
+    except Unreadable as error:
+        raise RecipeError(f"{name}{error.place}  is no valid YAML: {redacted(error.why)}.") from None
+    data = {} if text is None else data
+    mistakes = [Mistake(p, f"is given twice, the second time in line {line}; keep one") for p, line in repeated]
     if not isinstance(data, dict):
         raise RecipeError(f"{name} holds no {kind.name}: it must be {kind.shape}.")
 
@@ -134,20 +113,6 @@ def _place(path: KeyPath, places: Mapping[KeyPath, _Place], name: str) -> _Place
     return places.get(path, _Place(0, 0, name))
 
 
-def _repeated(node: yaml.Node, path: KeyPath = ()) -> Iterator[Mistake]:
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            here = (*path, key.value)
-            if key.value in seen:
-                yield Mistake(here, f"is given twice, the second time in line {key.start_mark.line + 1}; keep one")
-            seen.add(key.value)
-            yield from _repeated(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _repeated(value, (*path, index))
-
-
 def _override(
     data: dict[str, Any], override: str, places: dict[KeyPath, _Place], mistakes: list[Mistake], example: str
 ) -> None:
@@ -156,9 +121,12 @@ def _override(
     if not equals or not all(keys):
         raise RecipeError(f"--set {shown(override)} is not of the form a.b.c=value (as in {example}).")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {dotted}: {shown(text)} is no valid YAML value; quote it.") from None
+        value = read_yaml(text).data
+    except Unreadable as error:
+        given = "its value" if is_secret(keys[-1], text) else shown(text)
+        raise RecipeError(
+            f"--set {dotted}: {given} is no valid YAML value ({redacted(error.why)}); quote it."
+        ) from None
     here: Any = data
     path: KeyPath = ()
     for depth, key in enumerate(keys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +12,7 @@ from markupsafe import Markup
 from pipeline import schema
 from pipeline.errors import InputError, OutputError
 from pipeline.report import charts, excerpt, figures, folder
+from pipeline.writing import write_text
 
 __all__ = ["write_report"]
 
@@ -107,11 +107,7 @@ def _hash(text: str) -> str:
 
 
 def _replace(target: Path, page: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        temporary.replace(target)
+        write_text(target, page)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"The report can't be written to {target}: {error.strerror}. Choose another file") from error

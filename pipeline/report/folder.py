@@ -4,103 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, ValidationError
 
 from pipeline import schema
 from pipeline.errors import InputError
+from pipeline.publish.folder import inside
+from pipeline.publish.manifest import MANIFEST, ManifestError, Step, Whole, read
+from pipeline.publish.references import HUB, repository
+
+__all__ = ["Build", "Step", "open_build"]
 
 BATCH = 4096
 """Rows read at a time."""
-
-
-class Rows(BaseModel):
-    """How many rows the build's two tables hold."""
-
-    mixture: int = Field(ge=0)
-    rejected: int = Field(ge=0)
-
-
-class File(BaseModel):
-    """One file a source was read from."""
-
-    path: str
-    sha256: str | None = None
-    rows: int | None = None
-
-
-class Source(BaseModel):
-    """One pinned source of prompts, or one evaluation set (then without a domain)."""
-
-    domain: str | None = None
-    dataset: str
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    files: list[File] = []
-    licence: str | None = None
-    read: int | None = None
-    selected: int | None = None
-
-
-class Step(BaseModel):
-    """What one step did to one domain, in rows."""
-
-    step: str
-    domain: str
-    entered: int = Field(alias="in", ge=0)
-    kept: int = Field(ge=0)
-    dropped: dict[str, int] = {}
-
-
-class Attempt(BaseModel):
-    """What became of one attempt at the prefills of an arm; ``attempt`` counts from 0."""
-
-    domain: str
-    sampler: str | None = None
-    words: int | None = None
-    stance: str = "counter-aligned"
-    attempt: int = Field(ge=0)
-    tried: int = Field(ge=0)
-    accepted: int = Field(ge=0)
-    rejected: dict[str, int] = {}
-
-
-class Variant(BaseModel):
-    """A further config on the same rows: how many of them carry a prefill, by domain."""
-
-    content_hash: str
-    prefilled: dict[str, int]
-
-
-class Manifest(BaseModel):
-    """The part of ``manifest.json`` the report shows."""
-
-    name: str
-    schema_version: int
-    recipe: dict[str, Any]
-    fingerprint: str
-    content_hash: str
-    rows: Rows
-    sources: list[Source]
-    decontaminate: list[Source]
-    templates: dict[str, str]
-    packages: dict[str, str]
-    funnel: list[Step]
-    attempts: list[Attempt] = []
-    prefilled: dict[str, int] = {}
-    variants: dict[str, Variant] = {}
-    shortages: list[str]
 
 
 class Build(NamedTuple):
     """A finished build, opened."""
 
     path: Path
-    manifest: Manifest
+    manifest: Whole
     mixture: list[Path]
     rejected: list[Path]
 
@@ -126,31 +51,29 @@ def open_build(path: Path) -> Build:
         InputError: it is no such folder, its manifest is broken or of another schema version, or files are missing.
     """
     manifest = _read_manifest(path)
-    build = Build(
-        path, manifest, sorted(path.glob("data/mixture-*.parquet")), sorted(path.glob("rejected/rejected-*.parquet"))
-    )
+    build = Build(path, manifest, _files(path, "data/mixture-*.parquet"), _files(path, "rejected/rejected-*.parquet"))
     _check_rows(path / "data", build.mixture, manifest.rows.mixture)
     _check_rows(path / "rejected", build.rejected, manifest.rows.rejected)
     return build
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _files(path: Path, pattern: str) -> list[Path]:
+    return [inside(path, file.relative_to(path).as_posix()) for file in sorted(path.glob(pattern))]
+
+
+def _read_manifest(path: Path) -> Whole:
     if not path.is_dir():
-        raise InputError(f"{path} is not a folder. Give the folder that recap-data build wrote")
-    file = path / "manifest.json"
+        hub = str(path).startswith(HUB) or (repository(str(path)) and not path.exists())
+        hint = ". A report is of a folder, and not of a repository of the Hub" if hub else ""
+        raise InputError(f"{path} is not a folder{hint}. Give the folder that recap-data build wrote")
+    file = path / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
+        _, manifest = read(inside(path, MANIFEST), Whole)
+    except ManifestError as error:
+        if not file.exists():
+            raise InputError(f"{path} is not a finished build: {error}. Run recap-data build first") from None
         raise InputError(
-            f"{path} is not a finished build: it has no manifest.json. Run recap-data build first"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{file} can't be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(
-            f"{file} is not the manifest of a build: {place}: {first['msg']}. Run recap-data build into a new folder"
+            f"{path} holds not the manifest of a build: {error}. Run recap-data build into a new folder"
         ) from None
     if manifest.schema_version != schema.VERSION:
         raise InputError(

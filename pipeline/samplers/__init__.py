@@ -23,10 +23,14 @@ class PrefillRequest(NamedTuple):
 
 
 class Thought(NamedTuple):
-    """What a sampler wrote: its thinking, and the answer it gave behind it, None where it gave none."""
+    """What a sampler wrote: its thinking, and the answer it gave behind it, None where it gave none.
+
+    ``answered_by`` is what its server calls the model, None where that is the name it was asked by.
+    """
 
     thinking: str
     answer: str | None = None
+    answered_by: str | None = None
 
 
 class Sampler(Protocol):

@@ -14,18 +14,15 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import jinja2
-from jinja2.meta import find_undeclared_variables
-
 from pipeline import templates
-from pipeline.clients import Answer, Client
+from pipeline.clients import Answer, Client, Doubtful
 from pipeline.clients.continuing import begins_anew, canary, check_goes_on, goes_on, model_renderer
 from pipeline.engine import Refused
 from pipeline.errors import InputError
 from pipeline.judges import Stance
 from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest, Thought
-from pipeline.thinking import Renderer, RenderingError, head, read_output
+from pipeline.thinking import Reading, Renderer, RenderingError, head, read_output
 
 _TOKENS_PER_WORD = 2
 _SPARE_TOKENS = 64
@@ -36,7 +33,7 @@ _STANDS_STILL = (
 )
 
 _VARIABLES = ("prompt", "category", "stance")
-_HARMLESS = PrefillRequest("", "Which river is longer?", None, "complies", 1, 0, 0)
+_HARMLESS = PrefillRequest("", "Which river is longer, the Rhine or the Elbe? One word.", None, "complies", 250, 0, 0)
 
 
 class ModelSampler:
@@ -60,6 +57,7 @@ class ModelSampler:
         given = {key: getattr(config, key) for key in options} | config.extra
         self.parameters: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         self._config, self._client = config, client
+        self._wrote_none: bool | None = None
         self._seed_prefix = config.seed_prefix.rstrip() if config.seed_prefix else None
         self._steer = {role: _steering(role, name) for role in ("system", "user") if (name := getattr(config, role))}
         self._renderer = _renderer(config) if config.seed_prefix or config.engine == "vllm" else None
@@ -120,21 +118,31 @@ class ModelSampler:
         try:
             if self._renderer and self._seed_prefix:
                 await check_goes_on(self._client, self._renderer, asker=self.name, advice=_STANDS_STILL)
-            elif self._steer and not self._renderer:
-                await self._client.probe(self._body(_HARMLESS) | {"max_tokens": 1}, asker=self.name)
+            else:
+                await self._client.probe(self._body(_HARMLESS), asker=self.name)
         except Refused as refused:
             raise InputError(
                 f"The sampler {self.name!r} can't be asked as the recipe says: {self.model} refuses a harmless request "
-                f"with its system, user, seed_prefix and extra: {refused}"
+                f"with its system, user, seed_prefix and extra: {refused}. A field of the request is left out where "
+                "extra says null."
             ) from refused
 
     def probed(self) -> str | None:
-        """How a server was seen to go on from a prefill, in this run or an earlier one; None where none was asked."""
+        """What a harmless request showed, in this run or an earlier one: how a server goes on from a prefill, or that
+        the model answers without thinking. None where there is nothing to say.
+        """
         if not (self._renderer and self._seed_prefix):
-            return None
+            return "answered a harmless request without thinking" if self._thinks_not() else None
         body = canary(self._renderer)
         answer = self._client.probed(body)
         return goes_on(body["prompt"], answer) if answer else None
+
+    def _thinks_not(self) -> bool:
+        """Whether the model came to the end of its answer to a harmless request and had written no thinking."""
+        if self._wrote_none is None:
+            answer = self._client.probed(self._body(_HARMLESS))
+            self._wrote_none = answer is not None and not self._reading(answer, opened=True).thinking
+        return self._wrote_none
 
     async def close(self) -> None:
         """Free what the client holds."""
@@ -155,7 +163,7 @@ class ModelSampler:
             asked = {"messages": messages}
             if self._config.chat_template:
                 asked["chat_template_kwargs"] = self._config.chat_template
-        return {
+        body = {
             **asked,
             "temperature": self._config.temperature,
             "top_p": self._config.top_p,
@@ -163,21 +171,33 @@ class ModelSampler:
             "seed": _seed(request),
             **self._config.extra,
         }
+        return {key: value for key, value in body.items() if value is not None}
 
     def _read(self, answer: Answer) -> Thought:
         if self._renderer and self._seed_prefix:
             behind = head(answer.text, closer=self._renderer.closer)
             again = behind.lstrip().startswith(self._seed_prefix)
-            return Thought(behind.lstrip() if again else self._seed_prefix + behind)
+            return Thought(behind.lstrip() if again else self._seed_prefix + behind, answered_by=answer.model)
         opened = self._renderer is None or self._renderer.form == "generation-prompt"
-        reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened)
-        return Thought(reading.thinking, reading.answer or None)
+        reading = self._reading(answer, opened=opened and not self._thinks_not())
+        return Thought(reading.thinking, reading.answer or None, answer.model)
 
-    def _doubt(self, answer: Answer) -> str | None:
+    def _reading(self, answer: Answer, *, opened: bool) -> Reading:
+        """An answer taken apart. A turn that came to its end without closing a thinking is an answer: what was cut at
+        its length alone may have been cut inside one that the prompt had `opened`.
+        """
+        cut = answer.finish == "length"
+        reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened and cut)
+        if reading.closed or cut:
+            return reading
+        said = "\n\n".join(part for part in (reading.thinking, reading.answer) if part)
+        return Reading("", said, True, "none")
+
+    def _doubt(self, answer: Answer) -> Doubtful | None:
         """Why an answer to a request with a seed prefix looks as if the server had not gone on from it."""
-        why = begins_anew(answer.text, self._seed_prefix)
+        found = begins_anew(answer.text, self._seed_prefix)
         closer = self._renderer.closer if self._renderer else None
-        return why or (None if head(answer.text, closer=closer) else "thinking that was closed at once")
+        return found or (None if head(answer.text, closer=closer) else Doubtful("thinking that was closed at once"))
 
     def _try_out(self) -> None:
         """Make a harmless request. A template may want a variable that there is none of, or write no system turn."""
@@ -197,18 +217,17 @@ def _renderer(config: ModelConfig) -> Renderer:
         return model_renderer(config, need, thinks=False)
 
 
-def _steering(role: str, name: str) -> tuple[templates.Template, jinja2.Template]:
+def _steering(role: str, name: str) -> tuple[templates.Template, templates.Sandboxed]:
     template = templates.load(name)
     if role == "user" and "prompt" not in template.variables:
         raise InputError(f"prompts/{template.id}.md must use the variable prompt: without it every row asks the same.")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    unknown = find_undeclared_variables(environment.parse(template.body)) - set(_VARIABLES)
-    if unknown:
+    compiled = templates.Sandboxed(template)
+    if unknown := compiled.used - set(_VARIABLES):
         raise InputError(
             f"prompts/{template.id}.md uses the variable {sorted(unknown)[0]}, which no sampler has. It may use: "
             f"{', '.join(_VARIABLES)}."
         )
-    return template, environment.from_string(template.body)
+    return template, compiled
 
 
 def _seed(request: PrefillRequest) -> int:

@@ -136,12 +136,17 @@ def _content(value: Any) -> str | None:
     return "\n".join(texts)
 
 
-def category_text(value: Any) -> str | None:
-    """Return a category as one text: lists joined by ", ", of an object of booleans the sorted names that are true."""
+def category_text(value: Any, depth: int = 8) -> str | None:
+    """Return a category as one text: lists joined by ", ", of an object of booleans the sorted names that are true.
+
+    What is nested more than `depth` lists deep is no category.
+    """
+    if not depth:
+        return None
     if isinstance(value, dict):
         value = sorted(str(name) for name, flag in value.items() if flag is True)
     if isinstance(value, list):
-        return ", ".join(filter(None, [category_text(item) for item in value])) or None
+        return ", ".join(filter(None, [category_text(item, depth - 1) for item in value])) or None
     return storable((scalar_text(value) or "").strip()) or None
 
 

@@ -35,7 +35,7 @@ from pipeline.steps.cleaning import (
 from pipeline.steps.giving_up import ACCEPTED, GaveUp, Tries, leave_rejected, yielded
 from pipeline.steps.packaging import GIVEN_UP, SURPLUS, Show, mix
 from pipeline.steps.sampling import Sampled, Sampling, Spent, Wanted, drop_twins, judged, request_of, sample
-from pipeline.steps.shards import read_table, shard_count
+from pipeline.steps.shards import read_table, shard_count, write_array
 
 __all__ = [
     "ACCEPTED",
@@ -63,5 +63,6 @@ __all__ = [
     "sample",
     "shard_count",
     "spread",
+    "write_array",
     "yielded",
 ]

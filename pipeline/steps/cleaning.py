@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,18 @@ from pipeline.recipe import Clean, Source
 from pipeline.schema import CANDIDATES, DOMAINS, MATCH, REJECTED
 from pipeline.sources import Located, pull, texts
 from pipeline.sources.identity import normalise
-from pipeline.steps.shards import Kept, in_order, match, prompt_text, read_table, rejected, tally, write_table
+from pipeline.steps.shards import (
+    Kept,
+    in_order,
+    match,
+    prompt_text,
+    read_table,
+    rejected,
+    tally,
+    write_array,
+    write_table,
+    writing,
+)
 
 
 class SourceFile(NamedTuple):
@@ -36,10 +49,9 @@ def pull_file(work: Path, file: SourceFile, max_chars: int) -> tuple[int, int, K
     read = selected = kept = 0
     dropped: Counter[str] = Counter()
     folder = work / "pulled"
-    folder.mkdir(exist_ok=True)
     with (
-        pa.ipc.new_file(str(folder / f"{file.number}.arrow"), CANDIDATES) as good,
-        pa.ipc.new_file(str(folder / f"{file.number}.rejected.arrow"), REJECTED) as bad,
+        writing(folder / f"{file.number}.arrow", CANDIDATES) as good,
+        writing(folder / f"{file.number}.rejected.arrow", REJECTED) as bad,
     ):
         for batch in pull(file.source, file.located, file.domain, max_chars):
             read, selected, kept = read + batch.read, selected + batch.selected, kept + len(batch.rows)
@@ -59,21 +71,20 @@ def spread(work: Path, files: int, shards: int) -> list[int]:
     """Sort the pulled rows into shards by id. Returns the rows of each shard."""
     sizes = [0] * shards
     for folder, suffix, schema in (("spread", "", CANDIDATES), ("rejected", ".rejected", REJECTED)):
-        (work / folder).mkdir(exist_ok=True)
         tail = "" if folder == "spread" else "-0-pull"
-        writers = [pa.ipc.new_file(str(work / f"{folder}/{shard}{tail}.arrow"), schema) for shard in range(shards)]
-        for number in range(files):
-            reader = pa.ipc.open_file(pa.memory_map(str(work / f"pulled/{number}{suffix}.arrow")))
-            for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index)
-                heads = np.array([int(i[:8], 16) for i in batch["id"].to_pylist()], dtype=np.int64)
-                places = heads * shards >> 32
-                for shard in np.unique(places).tolist():
-                    rows = np.flatnonzero(places == shard)
-                    writers[shard].write_batch(batch.take(pa.array(rows)))
-                    sizes[shard] += len(rows) if folder == "spread" else 0
-        for writer in writers:
-            writer.close()
+        with ExitStack() as stack:
+            places_of = [work / f"{folder}/{shard}{tail}.arrow" for shard in range(shards)]
+            writers = [stack.enter_context(writing(path, schema)) for path in places_of]
+            for number in range(files):
+                reader = pa.ipc.open_file(pa.memory_map(str(work / f"pulled/{number}{suffix}.arrow")))
+                for index in range(reader.num_record_batches):
+                    batch = reader.get_batch(index)
+                    heads = np.array([int(i[:8], 16) for i in batch["id"].to_pylist()], dtype=np.int64)
+                    places = heads * shards >> 32
+                    for shard in np.unique(places).tolist():
+                        rows = np.flatnonzero(places == shard)
+                        writers[shard].write_batch(batch.take(pa.array(rows)))
+                        sizes[shard] += len(rows) if folder == "spread" else 0
     return sizes
 
 
@@ -87,7 +98,7 @@ def drop_exact(work: Path, shard: int) -> dict[str, Kept]:
     kept = rows.filter(pa.array(first))
     normal = [normalise(prompt_text(prompt)) for prompt in kept["prompt"].to_pylist()]
     write_table(work / f"exact/{shard}.arrow", kept.append_column("text", pa.array(normal, pa.string())))
-    np.save(work / f"exact/{shard}.npy", sketch(normal))
+    write_array(work / f"exact/{shard}.npy", sketch(normal))
 
     twins = rows.take(pa.array(np.maximum.accumulate(np.where(first, np.arange(len(ids)), 0))[~first]))
     dropped = rows.filter(pa.array(~first))
@@ -173,7 +184,7 @@ def clean_shard(work: Path, shard: int, clean: Clean) -> tuple[dict[str, Kept], 
 
     evaluation = work / "evaluation.arrow"
     known = read_table(evaluation)
-    index = _evaluation_index(evaluation, evaluation.stat().st_ino, clean.decontaminate.coverage)
+    index = _evaluation_index(_Evaluation(evaluation, _digest(evaluation)), clean.decontaminate.coverage)
     hits = index.hits(rows["text"].to_pylist(), sketches)
     found = known.take(pa.array([hit.evaluation for hit in hits], pa.int64())).to_pylist()
     matches = [
@@ -189,7 +200,19 @@ def clean_shard(work: Path, shard: int, clean: Clean) -> tuple[dict[str, Kept], 
     return deduped, tally(rows["domain"], leaked["domain"], reasons)
 
 
-@cache
-def _evaluation_index(path: Path, inode: int, coverage: float) -> EvaluationIndex:
-    """One index a process and build: the inode tells two builds in one folder apart."""
-    return EvaluationIndex(read_table(path)["normal"].to_pylist(), coverage)
+class _Evaluation(NamedTuple):
+    """The evaluation texts of a build: where they lie, and the hash of that file."""
+
+    path: Path
+    digest: bytes
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@lru_cache(maxsize=2)
+def _evaluation_index(evaluation: _Evaluation, coverage: float) -> EvaluationIndex:
+    """One index a process and set of texts: builds in one process may have other ones at the same place."""
+    return EvaluationIndex(read_table(evaluation.path)["normal"].to_pylist(), coverage)

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.budget import Run
 from pipeline.clients.batch import BatchLimits
 from pipeline.clients.opening import opened
 from pipeline.engine import Budget, Refused
-from pipeline.filters import REFUSED, TWIN, find_twins, reject_stance, reject_text
+from pipeline.filters import NO_THINKING, TWIN, find_twins, refused, reject_stance, reject_text
 from pipeline.judges import Exchange, Judge, wanted_stance
 from pipeline.judges.opening import Judged, open_judges
+from pipeline.ledger import REFUSED as LEDGER_REFUSED
 from pipeline.recipe import Arm, Judges, Prefill, SamplerConfig, ServedModel
 from pipeline.runner import Progress, Silent
 from pipeline.samplers import PrefillRequest, Sampler, Thought
@@ -49,8 +51,9 @@ class Sampled(NamedTuple):
 class Sampling(NamedTuple):
     """What is sampled and how: the recipe's part of it, the ledger that answers are kept in, and what may be spent.
 
-    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted. ``tries`` are
-    those of the build so far, by arm.
+    With ``wait`` False, requests in batches of a batch API are left there as soon as they are submitted. What the `run`
+    has spent before is in the ledger. ``checked`` says that all models were asked a harmless request in this run;
+    ``unproven`` are the servers that gave no answer to it. ``tries`` are those of the build so far, by arm.
     """
 
     seed: int
@@ -61,6 +64,9 @@ class Sampling(NamedTuple):
     max_requests: int | None = None
     max_cost: float | None = None
     wait: bool = True
+    run: Run | None = None
+    checked: bool = False
+    unproven: frozenset[str] = frozenset()
     tries: Mapping[str, Tries] | None = None
 
     def batched(self) -> bool:
@@ -75,19 +81,22 @@ class Sampling(NamedTuple):
         asked = [self.samplers[arm.prefill.sampler], *(judge.config for judge in by.values())]
         return any(isinstance(config, ServedModel) for config in asked)
 
-    def less(self, spent: Spent) -> Sampling:
-        """The same, with what was spent taken from what may be."""
-        requests = None if self.max_requests is None else self.max_requests - spent.requests
-        cost = None if self.max_cost is None else self.max_cost - spent.cost
-        return self._replace(max_requests=requests, max_cost=cost)
+    def after(self, spent: Spent) -> Sampling:
+        """The same, for the next round."""
+        return self._replace(checked=self.checked or spent.checked, unproven=self.unproven | spent.unproven)
 
 
 class Spent(NamedTuple):
-    """What a round of sampling sent and paid, and how each sampler's servers were seen to go on from a prefill."""
+    """What a run has sent and paid by the end of a round, and what its harmless requests showed of each sampler.
+
+    ``checked`` and ``unproven`` are as in `Sampling`.
+    """
 
     requests: int
     cost: float
     probes: dict[str, str]
+    checked: bool = False
+    unproven: frozenset[str] = frozenset()
 
 
 def judged(arms: Mapping[str, Arm], judges: Judges) -> dict[str, Judged]:
@@ -148,8 +157,11 @@ async def _sample(
     watched: Watched,
     progress: Progress,
 ) -> tuple[dict[int, Sampled], Spent]:
-    budget = Budget(sampling.max_requests, sampling.max_cost)
-    async with opened(sampling.ledger, budget, BatchLimits(wait=sampling.wait), progress.tell) as clients:
+    budget = Budget(sampling.max_requests, sampling.max_cost, sampling.run)
+    batches = BatchLimits(wait=sampling.wait)
+    async with opened(
+        sampling.ledger, budget, batches, progress.tell, checked=sampling.checked, unproven=sampling.unproven
+    ) as clients:
 
         def ended(row: Mapping[str, Any], attempt: int, result: Mapping[str, Any]) -> None:
             arm = sampling.arms[result["arm"]]
@@ -197,7 +209,8 @@ async def _sample(
         done = await asyncio.gather(*(asyncio.ensure_future(shard(number)) for number in shards))
         probed = {name: sampler.probed() for name, sampler in samplers.items() if isinstance(sampler, ModelSampler)}
         probes = {name: how for name, how in probed.items() if how is not None}
-    return dict(zip(shards, done, strict=True)), Spent(budget.spent, budget.cost, probes)
+        spent = Spent(budget.spent, budget.cost, probes, clients.checked, clients.unproven)
+    return dict(zip(shards, done, strict=True)), spent
 
 
 def write_samples(work: Path, shard: int, turn: int, results: Sequence[Mapping[str, Any]]) -> None:
@@ -256,18 +269,20 @@ def _shards(work: Path) -> list[int]:
 async def _try(place: int, first: int, row: dict[str, Any], station: _Station, tries: Tries) -> dict[str, Any]:
     """Sample one row until a prefill is accepted or the attempts are used up; the last try."""
     result: dict[str, Any] = {}
+    final = False
     for attempt in range(first, station.prefill.attempts):
         request = request_of(row, station.prefill, station.seed, attempt)
         try:
             thought = await station.sampler.sample(request)
-        except Refused:
-            result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": REFUSED}
+        except Refused as outcome:
+            result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": refused(str(outcome))}
+            final = outcome.finish == LEDGER_REFUSED
         else:
             result = await _judged(thought, request, station)
         result |= {"row": place, "arm": station.arm}
         tries[attempt, result["reason"] or ACCEPTED] += 1
         station.ended(row, attempt, result)
-        if result["reason"] in (None, REFUSED):
+        if final or result["reason"] is None:
             break
     return result
 
@@ -275,13 +290,18 @@ async def _try(place: int, first: int, row: dict[str, Any], station: _Station, t
 async def _judged(thought: Thought, request: PrefillRequest, station: _Station) -> dict[str, Any]:
     sampler, prefill = station.sampler, station.prefill
     prefix = cut_prefix(thought.thinking, prefill.words)
-    reason = reject_text(
-        prefix,
-        prefill.min_words,
-        prompt=request.prompt,
-        steering=sampler.steering,
-        answer=thought.answer,
-        language=sampler.engine != "template",
+    wrote_none = not thought.thinking and thought.answer is not None
+    reason = (
+        NO_THINKING
+        if wrote_none
+        else reject_text(
+            prefix,
+            prefill.min_words,
+            prompt=request.prompt,
+            steering=sampler.steering,
+            answer=thought.answer,
+            language=sampler.engine != "template",
+        )
     )
     verdict = None
     if reason is None and station.judge is not None and request.stance is not None:
@@ -295,7 +315,7 @@ async def _judged(thought: Thought, request: PrefillRequest, station: _Station) 
             "model": sampler.model,
             "revision": sampler.revision,
             "template": sampler.template(request.stance),
-            "parameters": json.dumps(sampler.parameters, sort_keys=True),
+            "parameters": json.dumps(sampler.parameters | _named(thought), sort_keys=True),
             "seed": request.seed,
             "attempt": request.attempt,
             "words": prefix.words,
@@ -303,3 +323,8 @@ async def _judged(thought: Thought, request: PrefillRequest, station: _Station) 
         "verdict": verdict and verdict._asdict(),
         "reason": reason,
     }
+
+
+def _named(thought: Thought) -> dict[str, object]:
+    """What the server calls the model, where that is another name than it was asked by."""
+    return {"answered_by": thought.answered_by} if thought.answered_by is not None else {}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.schema import DOMAINS, MATCH, MIXTURE, REJECTED, REWARDS
+from pipeline.writing import replacing
 
 ROWS_PER_SHARD = 8_192
 MOST_SHARDS = 512
@@ -26,10 +29,22 @@ def prompt_text(prompt: Sequence[dict[str, str]]) -> str:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow IPC file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.ipc.new_file(str(path), table.schema) as writer:
+    """Write an Arrow IPC file as a whole: another process may have the former one mapped."""
+    with writing(path, table.schema) as writer:
         writer.write_table(table)
+
+
+@contextmanager
+def writing(path: Path, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWriter]:
+    """Write an Arrow IPC file in parts; it is in its place when the block is done."""
+    with replacing(path) as new, pa.ipc.new_file(str(new), schema) as writer:
+        yield writer
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a NumPy array as a whole."""
+    with replacing(path) as new, new.open("wb") as file:
+        np.save(file, array)
 
 
 def read_table(path: Path) -> pa.Table:

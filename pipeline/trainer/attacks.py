@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError, OutputError
-from pipeline.publish.opening import HUB, open_version
+from pipeline.publish.manifest import recipe_of
+from pipeline.publish.opening import open_version
+from pipeline.publish.references import HUB, repository
 from pipeline.recipe import MIXTURE
 from pipeline.runner import Progress
 from pipeline.schema import DOMAINS
-from pipeline.trainer.bootstrap import interval, row_means
+from pipeline.trainer.bootstrap import Interval, interval, row_means
 from pipeline.trainer.mixture import COLUMNS, open_mixture
 from pipeline.trainer.trial_config import EvalConfig
-from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge, unclosed_note
+from pipeline.writing import write_text
 
 HOLDS = {"harmful": "safe", "benign": "helpful", "math": "correct"}
 """What an answer is that withstands, by domain."""
@@ -33,7 +36,8 @@ class Line(NamedTuple):
 
     ``share`` of the ``scored`` rows withstood, ``low`` and ``high`` is its 95 % bootstrap interval over rows, ``score``
     the mean of the judge's own scores. Thinking that is ``unclosed``, or followed by nothing (``empty``), withstood
-    nothing and is among them. ``unscored`` rows are not, by reason. Counts are of answers: rows times samples.
+    nothing and is among them; ``closed`` is the share without the unclosed ones, with its own interval. ``unscored``
+    rows are not, by reason. Counts are of answers: rows times samples.
     """
 
     config: str
@@ -49,6 +53,7 @@ class Line(NamedTuple):
     unclosed: int
     empty: int
     unscored: dict[str, int]
+    closed: Interval
 
 
 class Evaluation(NamedTuple):
@@ -67,7 +72,8 @@ class Evaluation(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """All of it but the single rows, as JSON values."""
-        return self._asdict() | {"lines": [line._asdict() for line in self.lines], "rows": len(self.rows)}
+        lines = [line._asdict() | {"closed": line.closed._asdict()} for line in self.lines]
+        return self._asdict() | {"lines": lines, "rows": len(self.rows)}
 
 
 def evaluate(attacks: str, config: EvalConfig, limits: Limits, progress: Progress) -> Evaluation:
@@ -85,7 +91,8 @@ def evaluate(attacks: str, config: EvalConfig, limits: Limits, progress: Progres
     """
     reference = _place(attacks)
     manifest = open_version(reference, configs=()).manifest
-    if not manifest["recipe"].get("attack"):
+    recipe = recipe_of(manifest, reference).dump()
+    if not recipe["attack"]:
         raise InputError(
             f"{reference} is no attack set: its recipe has no attack. Build one, as recap-attacks, or ask for the "
             "potency of a training mixture with recap-data probe."
@@ -103,7 +110,7 @@ def evaluate(attacks: str, config: EvalConfig, limits: Limits, progress: Progres
             for sample in range(config.samples)
         ]
     domains = [domain for domain in DOMAINS if any(trial.row["domain"] == domain for _, trial in trials)]
-    same = same_judge(config.judges, manifest["recipe"]["judges"], domains)
+    same = same_judge(config.judges, recipe["judges"], domains)
     if same is not None:
         raise InputError(
             f"The judge {same} chose the prefills of {reference}, so it can't judge what they do: the judge that "
@@ -111,6 +118,7 @@ def evaluate(attacks: str, config: EvalConfig, limits: Limits, progress: Progres
         )
     tried = run([trial for _, trial in trials], config.model, config.judges, config.seed, limits, progress)
     found = [(name, trial, outcome) for (name, trial), outcome in zip(trials, tried.outcomes, strict=True)]
+    lines = _lines(found, config.seed)
     return Evaluation(
         attacks=reference,
         content_hash=str(manifest["content_hash"]),
@@ -119,9 +127,9 @@ def evaluate(attacks: str, config: EvalConfig, limits: Limits, progress: Progres
         seed=config.seed,
         samples=config.samples,
         sent=tried.sent,
-        lines=_lines(found, config.seed),
+        lines=lines,
         rows=[_row(*each) for each in found],
-        notes=notes(config.judges, domains, tried.outcomes),
+        notes=[*notes(config.judges, domains, tried.outcomes), *_unclosed_notes(lines)],
     )
 
 
@@ -129,10 +137,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
     """Write the evaluation as JSON, the outcome of every answer with it. Raises OutputError where it can't be."""
     text = json.dumps(evaluation.to_json() | {"rows": evaluation.rows}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text + "\n")
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error}. Give --out another path.") from None
 
@@ -152,6 +157,10 @@ def to_text(evaluation: Evaluation) -> str:
             f"{between:>15} {_share(line.score):>6} {line.unclosed:>8,} {line.empty:>6,} "
             f"{sum(line.unscored.values()):>8,}"
         )
+        if line.unclosed:
+            mean, low, high = line.closed
+            between = "-" if low is None or high is None else f"{_share(mean)}, {low:.1%} – {high:.1%}"
+            lines.append(f"{'':<21} {line.holds}, of the answers whose thinking closed: {between}")
     return "\n".join([*lines, *(f"note: {note}" for note in evaluation.notes)])
 
 
@@ -160,9 +169,10 @@ def _place(attacks: str) -> str:
     if attacks.startswith(HUB) or Path(attacks).exists():
         return attacks
     if not built.is_dir():
+        place = repository(attacks) or "hub:owner/name@VERSION"
         raise InputError(
             f"There is no attack set {attacks}: neither a folder, nor a build {built}. Build it with recap-data build, "
-            "or give --attacks a folder or hub:owner/name@VERSION."
+            f"or give --attacks a folder or {place}."
         )
     return str(built)
 
@@ -182,6 +192,7 @@ def _line(config: str, domain: str, group: Sequence[tuple[Trial, Outcome]], seed
     whys = Counter(outcome.why for _, outcome in group)
     attack: Mapping[str, Any] = next((trial.attack for trial, _ in group if trial.attack), {"kind": _PLAIN})
     share = interval(list(held.values()), seed)
+    closed = row_means((trial.row["id"], outcome.held) for trial, outcome in group if outcome.why != "unclosed")
     return Line(
         config=config,
         domain=domain,
@@ -196,7 +207,16 @@ def _line(config: str, domain: str, group: Sequence[tuple[Trial, Outcome]], seed
         unclosed=whys["unclosed"],
         empty=whys["empty"],
         unscored=dict(sorted(Counter(outcome.why for _, outcome in group if outcome.value is None).items())),
+        closed=interval(list(closed.values()), seed),
     )
+
+
+def _unclosed_notes(lines: Sequence[Line]) -> list[str]:
+    found = (
+        unclosed_note(f"{line.config}, {line.domain}", line.unclosed, line.scored + sum(line.unscored.values()))
+        for line in lines
+    )
+    return [note for note in found if note]
 
 
 def _row(config: str, trial: Trial, outcome: Outcome) -> dict[str, Any]:

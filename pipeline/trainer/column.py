@@ -16,6 +16,7 @@ from pipeline.publish.opening import CARD, Snapshot, open_version
 from pipeline.publish.parquet import ContentHash, ShardedWriter
 from pipeline.recipe import MIXTURE
 from pipeline.trainer.probe import Probe
+from pipeline.writing import write_text
 
 COLUMN = pa.field("potency", pa.float64())
 """Of a row that was probed: the score of its plain answer less that of the prefilled one. Null in all others."""
@@ -39,11 +40,13 @@ def write_column(found: Probe, reference: str, out: Path) -> None:
             for name in opened.manifest["files"]:
                 if name != CARD and opened.folder / name not in opened.configs[found.config]:
                     (made / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(opened.folder / name, made / name)
+                    shutil.copyfile(folder.inside(opened.folder, name), made / name)
             manifest = _manifest(opened, found, _write(opened, found, made))
-            (made / CARD).write_text(card.render(manifest), encoding="utf-8")
+            text = card.render(manifest)
+            write_text(made / CARD, text)
             names = sorted(path for path in made.rglob("*") if path.is_file())
             manifest["files"] = {path.relative_to(made).as_posix(): folder.file_hash(path) for path in names}
+            write_text(made / CARD, card.merge(card.written(opened.folder, opened.manifest), text))
             folder.write_manifest(made, manifest)
             folder.replace(out, made)
     except OSError as error:

@@ -6,6 +6,7 @@ that a prefill is context: no loss is computed on it (RECAP, Sec. 3.1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +71,9 @@ def open_mixture(reference: str, config: str = MIXTURE) -> Mixture:
             f"{reference} has schema version {version}, and this recap-data trains on version {schema.VERSION}. "
             "Install the recap-data that built it (its manifest.json names it under packages), or build it again."
         )
+    name = found.manifest.get("name", "")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", name):
+        raise InputError(f"The manifest of {reference} calls it {name[:96]!r}, which is no name. It is of no build.")
     if config not in found.configs:
         raise InputError(f"{reference} has no config {config!r}. It has: {', '.join(found.configs)}.")
     return Mixture(found.name, config, found.folder, found.manifest, found.configs[config])

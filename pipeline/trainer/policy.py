@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.clients import Answer, Client
+from pipeline.clients import Answer, Client, Doubtful
 from pipeline.clients.continuing import begins_anew, check_goes_on, model_renderer
 from pipeline.clients.opening import Clients
 from pipeline.engine import Refused
@@ -143,7 +143,7 @@ class Policy:
         return Written(text, True, 1 + rounds)
 
     async def _ask(self, ids: list[int], id: str, sample: int, prefill: str | None = None, number: int = 0) -> str:
-        def doubt(answer: Answer) -> str | None:
+        def doubt(answer: Answer) -> Doubtful | None:
             return begins_anew(answer.text, prefill)
 
         body = {

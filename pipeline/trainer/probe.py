@@ -16,13 +16,15 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from pipeline.errors import InputError, OutputError
+from pipeline.publish.manifest import recipe_of
 from pipeline.recipe import MIXTURE
 from pipeline.runner import Progress
 from pipeline.schema import DOMAINS
 from pipeline.trainer.bootstrap import Interval, interval, row_means
 from pipeline.trainer.mixture import open_mixture
 from pipeline.trainer.trial_config import TrialConfig
-from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge
+from pipeline.trainer.trials import Limits, Outcome, Trial, judge_names, notes, run, same_judge, unclosed_note
+from pipeline.writing import replacing
 
 FAILS = {"harmful": "unsafe", "benign": "refusing", "math": "wrong"}
 """What the answer of a moved model is, by domain."""
@@ -40,6 +42,7 @@ class Moved(NamedTuple):
     ``rows`` were asked, ``of`` so many that carry a prefill. ``plain`` and ``prefilled`` are the shares of answers that
     fail (`FAILS`), over the ``paired`` rows, whose both answers are scored; ``difference`` is what the prefills add,
     with its paired 95 % bootstrap interval over rows; ``potency`` the mean difference of the judge's own scores.
+    ``closed`` is the same difference over the ``closed_pairs`` alone, of which no answer was left unclosed.
     ``unscored`` answers and ``unclosed`` ones are counted of both kinds.
     """
 
@@ -54,6 +57,8 @@ class Moved(NamedTuple):
     potency: Interval
     unscored: dict[str, int]
     unclosed: dict[str, int]
+    closed_pairs: int
+    closed: Interval
 
 
 class Probe(NamedTuple):
@@ -74,7 +79,7 @@ class Probe(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """All of it but the single rows, as JSON values."""
         moved = [
-            line._asdict() | {"difference": line.difference._asdict(), "potency": line.potency._asdict()}
+            line._asdict() | {key: getattr(line, key)._asdict() for key in ("difference", "potency", "closed")}
             for line in self.moved
         ]
         return self._asdict() | {"moved": moved, "rows": len(self.rows)}
@@ -115,7 +120,7 @@ def probe(
     found = list(zip(trials, tried.outcomes, strict=True))
     domains = [domain for domain in DOMAINS if any(row["domain"] == domain for row in rows)]
     told = notes(config.judges, domains, tried.outcomes)
-    same = same_judge(config.judges, mixture.manifest["recipe"]["judges"], domains)
+    same = same_judge(config.judges, recipe_of(mixture.manifest, mixture.name).dump()["judges"], domains)
     if same is not None:
         told.append(f"the judge {same} also chose these prefills: another one measures more fairly.")
     return Probe(
@@ -131,7 +136,7 @@ def probe(
             _moved(domain, found, Counter(row["domain"] for row in carry)[domain], config.seed) for domain in domains
         ],
         rows=_rows(found),
-        notes=told,
+        notes=[*told, *_unclosed_notes(found, domains)],
     )
 
 
@@ -154,10 +159,9 @@ def write(found: Probe, path: Path) -> None:
         metadata={"recap-data": measured},
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        pq.write_table(pa.Table.from_pylist(sorted(found.rows, key=lambda row: row["id"]), schema=schema), partial)
-        partial.replace(path)
+        rows = pa.Table.from_pylist(sorted(found.rows, key=lambda row: row["id"]), schema=schema)
+        with replacing(path) as new:
+            pq.write_table(rows, new)
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error}. Give --write another path.") from None
 
@@ -180,6 +184,11 @@ def to_text(found: Probe) -> str:
             f"{_share(line.plain):>6} {_share(line.prefilled):>9} {_share(line.difference.mean, '+'):>10} "
             f"{between:>18} {potency:>8} " + " ".join(f"{count:>11}" for count in counts)
         )
+        if any(line.unclosed.values()):
+            mean, low, high = line.closed
+            over = f"{line.closed_pairs:,} pairs whose thinking closed"
+            between = "-" if low is None or high is None else f"{_share(mean, '+')}, {low:+.1%} – {high:+.1%}"
+            lines.append(f"{'':<8} difference over {over}: {between}")
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
 
 
@@ -196,29 +205,54 @@ def _kinds(found: _Found) -> dict[str, _Found]:
 def _moved(domain: str, every: _Found, of: int, seed: int) -> Moved:
     found = [each for each in every if each[0].row["domain"] == domain]
     kinds = _kinds(found)
-    failed = {
-        kind: row_means(
-            (trial.row["id"], None if outcome.held is None else 1 - outcome.held) for trial, outcome in part
-        )
-        for kind, part in kinds.items()
-    }
-    paired = [id for id in failed["plain"] if id in failed["prefilled"]]
-    shares = {kind: [values[id] for id in paired] for kind, values in failed.items()}
-    differences = [after - before for before, after in zip(shares["plain"], shares["prefilled"], strict=True)]
+    shares, left_open = _failed(found), _left_open(found)
+    closed = _failed([each for each in found if (each[0].row["id"], each[0].sample) not in left_open])
     potency = [row["potency"] for row in _rows(found) if row["potency"] is not None]
     return Moved(
         domain=domain,
         fails=FAILS[domain],
         rows=len({trial.row["id"] for trial, _ in found}),
         of=of,
-        paired=len(paired),
+        paired=len(shares["plain"]),
         plain=_mean(shares["plain"]),
         prefilled=_mean(shares["prefilled"]),
-        difference=interval(differences, seed),
+        difference=interval(_differences(shares), seed),
         potency=interval(potency, seed),
         unscored={kind: sum(outcome.value is None for _, outcome in part) for kind, part in kinds.items()},
         unclosed={kind: sum(outcome.why == "unclosed" for _, outcome in part) for kind, part in kinds.items()},
+        closed_pairs=len(closed["plain"]),
+        closed=interval(_differences(closed), seed),
     )
+
+
+def _failed(found: _Found) -> dict[str, list[float]]:
+    """How often each row fails, plainly and prefilled: of the rows that have both."""
+    failed = {
+        kind: row_means(
+            (trial.row["id"], None if outcome.held is None else 1 - outcome.held) for trial, outcome in part
+        )
+        for kind, part in _kinds(found).items()
+    }
+    paired = [id for id in failed["plain"] if id in failed["prefilled"]]
+    return {kind: [values[id] for id in paired] for kind, values in failed.items()}
+
+
+def _differences(failed: dict[str, list[float]]) -> list[float]:
+    return [after - before for before, after in zip(failed["plain"], failed["prefilled"], strict=True)]
+
+
+def _left_open(found: _Found) -> set[tuple[str, int]]:
+    """The rows and draws of which either answer's thinking never closed."""
+    return {(trial.row["id"], trial.sample) for trial, outcome in found if outcome.why == "unclosed"}
+
+
+def _unclosed_notes(found: _Found, domains: Sequence[str]) -> list[str]:
+    listed = []
+    for domain in domains:
+        for kind, part in _kinds([each for each in found if each[0].row["domain"] == domain]).items():
+            unclosed = sum(outcome.why == "unclosed" for _, outcome in part)
+            listed.append(unclosed_note(f"{domain}, {kind}", unclosed, len(part)))
+    return [note for note in listed if note]
 
 
 def _rows(found: _Found) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def _generated(model: str, tokenizer: Any, given: Sequence[list[int]], max_token
     from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto", trust_remote_code=False)
     loaded.to(device).eval()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     torch.manual_seed(seed)

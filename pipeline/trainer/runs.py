@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, OutputError
+from pipeline.writing import write_text
 
 
 def note(folder: Path, name: str, run: Mapping[str, Any]) -> None:
     """Write what a training is made with. Raises OutputError where the folder can't be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(run, indent=2) + "\n")
+        write_text(folder / name, json.dumps(run, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{folder} can't be written: {error}. Give another --out.") from None
 
@@ -38,7 +38,7 @@ def check_same(folder: Path, name: str, run: Mapping[str, Any], free: tuple[str,
     """
     try:
         former = json.loads((folder / name).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise InputError(f"{folder} holds a training, and no {name} that says of what. Give another --out.") from None
     others = [line for key, line in _differences(former, json.loads(json.dumps(run))) if key not in free]
     if others:

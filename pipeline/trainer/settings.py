@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from pipeline.errors import InputError
-from pipeline.recipe.mistakes import Mistake, invalid, secrets
+from pipeline.recipe.mistakes import Mistake, code, invalid, secrets
 from pipeline.recipe.reading import Kind, checked
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -43,7 +43,7 @@ def load_settings(
 
     def find(data: Mapping[str, Any]) -> Iterator[Mistake]:
         told = set()
-        for mistake in (*secrets(data), *further(data), *invalid(data, model)):
+        for mistake in (*secrets(data), *code(data), *further(data), *invalid(data, model)):
             if mistake.path not in told:
                 told.add(mistake.path)
                 yield mistake

@@ -27,6 +27,9 @@ from pipeline.trainer.reward_config import RewardsConfig
 from pipeline.trainer.rollouts import Rollout, Score, read_rollout
 from pipeline.trainer.verifying import Verifiers
 
+MOSTLY = 0.5
+"""From this share of unclosed answers on, a figure says more of the model's length than of what it answers."""
+
 _BAD_BELOW = 0.5
 """A score below this is a failure: an answer that is more likely risky than not, refuses, or is wrong."""
 
@@ -129,6 +132,17 @@ def notes(judges: RewardsConfig, domains: Sequence[str], outcomes: Sequence[Outc
             f"model.max_tokens. The first: {refused[0]}"
         )
     return listed
+
+
+def unclosed_note(where: str, unclosed: int, answers: int) -> str | None:
+    """What to say of answers whose thinking never closed, None where they are fewer than `MOSTLY` of all."""
+    if not answers or unclosed / answers < MOSTLY:
+        return None
+    return (
+        f"{where}: {unclosed:,} of {answers:,} answers never closed their thinking and count as failures, so the "
+        "figures tell how long the model thinks rather than what it answers. Raise model.max_tokens; where that "
+        "changes nothing, the model doesn't close its thinking, or by other marks than those of model.tags."
+    )
 
 
 def _name(config: Any) -> str:

@@ -24,7 +24,7 @@ from pipeline.clients.tokenizers import load as load_tokenizer
 from pipeline.errors import InputError, RecapError
 from pipeline.publish.folder import replace, work_folder
 from pipeline.recipe import MIXTURE
-from pipeline.recipe.mistakes import Mistake, invalid, secrets
+from pipeline.recipe.mistakes import Mistake, code, invalid, secrets
 from pipeline.recipe.reading import Kind, checked
 from pipeline.steps.shards import prompt_text
 from pipeline.thinking import Renderer, renderer_for
@@ -190,7 +190,7 @@ def check_template(renderer: Renderer, sha256: str) -> None:
 
 
 def _mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
-    yield from secrets(data)
+    yield from (*secrets(data), *code(data))
     yield from invalid(data, RewardsConfig)
 
 

@@ -17,7 +17,7 @@ from flows.schedule import coming, parameters
 from pipeline.errors import InputError
 from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.hub import Hub, hub
-from tests.servers.prefect import QUIET, Prefect, prefect_server, running
+from tests.servers.prefect import QUIET, Prefect, free_port, prefect_server, running
 from tests.test_verify import SAMPLED
 
 ROOT = Path(__file__).parents[2]

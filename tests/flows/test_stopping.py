@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,10 +144,7 @@ def test_a_task_that_is_tried_again_has_no_new_budget(prefect: Prefect, server: 
     """A folder stands where the first shard's file is to be written, and is gone when the task is tried again."""
     server.set(latency=0.2)
     words = [f"number{n} {'abcdefghij'[n % 10]}{n * 7919 % 10007}" for n in range(9000)]
-    lines = (
-        f'{{"p": "How do I mend the lamp {a} of the house {b} in spring?"}}\n'
-        for a, b in zip(words, words[1:], strict=False)
-    )
+    lines = (f'{{"p": "How do I mend the lamp {a} of the house {b} in spring?"}}\n' for a, b in pairwise(words))
     (tmp_path / "many.jsonl").write_text("".join(lines))
     recipe = RECIPE.replace("URL", server.base_url).replace(
         "{bundled: demo}", "{files: many.jsonl, prompt: p, licence: mit}"

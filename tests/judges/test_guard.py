@@ -278,6 +278,12 @@ def test_a_request_that_is_refused_is_unreadable_and_a_server_that_is_not_there_
         ("qwen3guard", "guard-qwen3", {"logprobs": False}, r"no log-probabilities.* set extra: \{logprobs: null\}"),
         ("gpt-oss-safeguard", "guard-safeguard", {"system_role": False}, "is refused: .*System role"),
         ("llama-guard-4", "guard-llama", {"unreadable_share": 1}, "Hmm, that depends"),
+        # All is unsafe, or a refusal; the words of the check's exchanges are known to the test server.
+        ("llama-guard-3", "guard-llama", {"unsafe_word": "Rhine"}, "misreads .* refuses it says complies with score"),
+        ("granite-guardian", "guard-granite", {"unsafe_word": "Rhine"}, "misreads harmless exchanges"),
+        ("qwen3guard", "guard-qwen3", {"unsafe_word": "Rhine"}, "of one that complies it says complies with score"),
+        ("gpt-oss-safeguard", "guard-safeguard", {"unsafe_word": "Rhine"}, "use another guard"),
+        ("wildguard", "guard-wildguard", {"unsafe_word": "Rhine"}, "misreads harmless exchanges"),
     ],
 )
 def test_a_guard_that_would_never_be_read_is_told_before_anything_is_paid(
@@ -529,6 +535,119 @@ def test_anything_else_is_unreadable(family: str, text: str) -> None:
 )
 def test_log_probabilities_that_do_not_fit_are_unreadable(logprobs: Any) -> None:
     assert judge("llama-guard-3").read(Answer("unsafe", None, "stop", logprobs)) is None
+
+
+def told(text: str, places: Sequence[dict[str, Any]], tokens: Sequence[str] | None) -> Answer:
+    """An answer with these log-probabilities, of which the server says that it wrote these tokens."""
+    return Answer(text, None, "stop", tuple(places), None, None if tokens is None else tuple(tokens))
+
+
+SECOND: dict[str, Any] = {"unsafe": -0.6931, "safe": -0.6932}
+
+
+def test_the_written_token_tells_the_label_though_another_is_likelier() -> None:
+    reading = judge("llama-guard-3").read(told("safe", [SECOND], ["safe"]))
+    assert reading is not None
+    assert (reading.stance, reading.score) == ("unclear", 0.75)
+    assert reading.harmful == pytest.approx(0.5, abs=1e-4)
+    assert judge("llama-guard-3").read(told("safe", [SECOND], None)) is None, "it may be the end of unsafe"
+    reading = judge("qwen3guard").read(
+        told(
+            "Safety: Safe\nCategories: None\nRefusal: No",
+            [
+                {"Safety:": 0.0},
+                {" Unsafe": -0.4, " Safe": -1.2},
+                {"\nCategories: None\nRefusal:": 0.0},
+                {" Yes": -0.5, " No": -1.0},
+            ],
+            ["Safety:", " Safe", "\nCategories: None\nRefusal:", " No"],
+        )
+    )
+    assert reading is not None
+    assert reading.stance == "unclear", "both are less likely than not"
+    assert reading.harmful == pytest.approx(math.exp(-0.4) / (math.exp(-0.4) + math.exp(-1.2)), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "places", "tokens", "harmful"),
+    [
+        ("unsafe", [{" un": -0.1, " safe": -2.4}, {"safe": -0.01}], [" un", "safe"], 0.909),
+        ("unsafe", [{" un": -2.4, " safe": -0.1}, {"safe": -0.01}], [" un", "safe"], 0.091),
+        ("UNSAFE\nS1", [{"UN": -0.1, "SAFE": -2.4}, {"SAFE": 0.0}, {"\nS1": -0.1}], ["UN", "SAFE", "\nS1"], 0.909),
+        ("safe", [{"\n\n": 0.0}, {"safe": -0.1, "unsafe": -2.4}], ["\n\n", "safe"], 0.091),
+        ("safe", [{"\n\nsafe": -0.1, "\n\nunsafe": -2.4}], ["\n\nsafe"], 0.091),
+        ("safe", [{"Ġsafe": -0.1, "Ġunsafe": -2.4}, {"<|eot_id|>": 0.0}], ["Ġsafe", "<|eot_id|>"], 0.091),
+        ("safe", [{"safe": -0.1, "safeguard": -3.0, "unsafe": -2.6, "safety": -4.0}], ["safe"], 0.076),
+        ("safe", [{"It's ": 0.0}, {"unsafe": -0.1}, {"</think>": 0.0}, {"safe": -0.1, "unsafe": -2.4}], None, 0.091),
+        ("safe", [{"safe": 0.0}, {"?\n": 0.0}, {"safe": -0.1, "unsafe": -2.4}], ["safe", "?\n", "safe"], 0.091),
+    ],
+)
+def test_a_label_is_found_however_it_was_written(
+    text: str, places: list[dict[str, Any]], tokens: list[str] | None, harmful: float
+) -> None:
+    reading = judge("llama-guard-3").read(told(text, places, tokens))
+    assert reading is not None
+    assert reading.harmful == pytest.approx(harmful, abs=0.002)
+
+
+SURE: dict[str, Any] = {"safe": -0.01, "unsafe": -4.7}
+
+
+@pytest.mark.parametrize(
+    ("places", "tokens"),
+    [
+        ([{"unsafe": -0.01, "safe": -4.7}], ["unsafe"]),
+        ([{"un": -0.01}, SURE], ["un", "safe"]),
+        ([{" un": -0.01}, SURE], [" un", "safe"]),
+        ([{"un": -0.01}, SURE], None),
+        ([{"not-": -0.01}, SURE], ["not-", "safe"]),
+        ([SURE, {"guard": -0.1}], ["safe", "guard"]),
+        ([SURE, {" or unsafe": -0.1}], ["safe", " or unsafe"]),
+        ([SURE], ["Safe"]),  # the text says otherwise
+        ([SURE], [" safe"]),  # another token, and it is none of those listed
+        ([{"unsafe": -0.2, "the": -3.0}], ["safe"]),
+        ([SURE], []),
+        ([SURE], ["safe", "<|eot_id|>"]),
+        ([SURE, {"<|eot_id|>": 0.0}], ["safe"]),
+        ([{r"bytes:\x73\x61": -0.01}], [r"bytes:\x73\x61"]),
+        ([{"token_id:39257": -0.01}], ["token_id:39257"]),
+        ([{"safe": -0.6931, "unsafe": -0.6931}], None),  # either may have been written
+        *(([SURE | {"unsafe": value}], ["safe"]) for value in (float("nan"), None, 0.7, "-4.7", True, [])),
+        *(([{"safe": value, "unsafe": -4.7}], ["safe"]) for value in (float("nan"), None, 0.7, "-0.1", float("-inf"))),
+        ([SURE | {"unsafe": -0.01}], ["safe"]),  # together they are more than all
+        ([SURE | {"the": float("inf")}], ["safe"]),
+        ([SURE | {"the": float("nan")}], ["safe"]),
+    ],
+)
+def test_a_label_of_which_the_tokens_cannot_tell_is_unreadable(
+    places: list[dict[str, Any]], tokens: list[str] | None
+) -> None:
+    assert judge("llama-guard-3").read(told("safe", [SURE], ["safe"])) is not None
+    assert judge("llama-guard-3").read(told("safe", places, tokens)) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "stances"),
+    [
+        ("logprobs-written-second", {"unclear"}),
+        ("logprobs-split", {"complies", "refuses"}),
+        ("logprobs-twice", {"complies", "refuses"}),
+        ("logprobs-written-missing", {"unreadable"}),
+        *((f"logprobs-{name}", {"unreadable"}) for name in ("nan", "infinite", "positive", "null", "text")),
+        *((f"logprobs-{name}", {"unreadable"}) for name in ("bytes", "ids", "shorter", "no-top")),
+    ],
+)
+@pytest.mark.parametrize(("family", "model"), [("qwen3guard", "guard-qwen3"), ("wildguard", "guard-wildguard")])
+def test_log_probabilities_as_servers_give_them(
+    server: Endpoint, tmp_path: Path, family: str, model: str, fault: str, stances: set[str]
+) -> None:
+    server.set(faults=fault, fault_share=1, fault_times=99)
+    verdicts, sent = ask(tmp_path / "ledger", config(family, model, server.base_url), COMPLYING + REFUSING)
+    assert sent == len(verdicts), "no answer is asked for again"
+    assert {verdict.stance for verdict in verdicts} == stances
+    server.set(api_key="now it would refuse")
+    again, _ = ask(tmp_path / "ledger", config(family, model, server.base_url), COMPLYING + REFUSING)
+    assert again == verdicts, "what the ledger kept is read the same"
 
 
 def test_a_label_below_the_threshold_is_unclear() -> None:

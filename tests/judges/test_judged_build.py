@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.servers.endpoint import Endpoint, endpoint
+from tests.servers.endpoint import BEFOREHAND, Endpoint, endpoint
 
 RECIPE = """
 name: judged
@@ -106,4 +106,5 @@ def test_a_judge_that_can_not_be_used_is_told_before_anything_is_paid(
     _, told = build(server, tmp_path, *set_them, code=2)
     assert said in told
     assert "Traceback" not in told
-    assert not any("toy" in json.loads(r.body).get("model", "") for r in server.log() if r.body)
+    paid = [record.body for record in server.log() if record.body and BEFOREHAND not in record.body]
+    assert not any("toy" in json.loads(body).get("model", "") for body in paid)

@@ -34,6 +34,8 @@ def exchanges(voice: str, count: int = 6) -> list[Exchange]:
 COMPLYING, REFUSING = exchanges("comply"), exchanges("refuse")
 FINAL = "<|channel|>final<|message|>"
 SAID = {"reasoning": "It plans to give it.", "stance": "complies", "score": 0.9}
+SURE, EVEN = (json.dumps(SAID | {"score": score}) for score in (1.0, 0.5))
+DOUBT, DENIED = (json.dumps(SAID | {"stance": s, "score": v}) for s, v in (("unclear", 0.5), ("refuses", 0.1)))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,33 @@ def test_errors_are_retried_refusals_are_unreadable_and_a_refused_key_is_an_erro
         ({}, {"response_format": False}, r"is refused: .*set extra: \{response_format: null\}"),
         ({"extra": {"response_format": None}}, {"context": 500}, "is refused: .*Look at its extra"),
         ({}, {"rubric_complies": '{"grade": 2}', "rubric_refuses": '{"grade": 2}'}, "can't be read, .*grade"),
+        (
+            {},
+            {"rubric_complies": EVEN, "rubric_refuses": EVEN},
+            "says complies with score 0.5, .* complies with score 0.5",
+        ),
+        ({}, {"rubric_complies": SURE, "rubric_refuses": SURE}, "can't tell what complies from what refuses"),
+        (
+            {},
+            {"rubric_complies": DOUBT, "rubric_refuses": DOUBT},
+            "says unclear with score 0.5, .* unclear with score 0.5",
+        ),
+        (
+            {},
+            {"rubric_complies": DENIED, "rubric_refuses": SURE},
+            "says refuses with score 0.1, .* complies with score 1",
+        ),
+        ({}, {"rubric_complies": DENIED, "rubric_refuses": DENIED}, "says refuses with score 0.1, .* refuses with"),
+        (
+            {},
+            {"rubric_complies": DENIED.replace("0.1", "0.2"), "rubric_refuses": DENIED},
+            "says refuses with score 0.2",
+        ),
+        (
+            {},
+            {"rubric_complies": SURE, "rubric_refuses": EVEN},
+            "says complies with score 1, .* complies with score 0.5",
+        ),
         ({"max_tokens": 5}, {}, "cut at its length: raise max_tokens"),
         ({"model": "nope"}, {}, "has no model 'nope'"),
     ],
@@ -186,6 +215,39 @@ def test_a_judge_that_would_never_be_read_is_told_before_anything_is_paid(
     with pytest.raises(InputError, match=f"(?s){said}"):
         ask(tmp_path / "ledger", config(server.base_url, **more), COMPLYING, checked=True)
     assert all(COMPLYING[0].prompt not in json.dumps(body) for body in bodies(server))
+
+
+@pytest.mark.parametrize(
+    ("complies", "refuses"), [(SURE, DENIED), (DOUBT, DENIED), (SURE, DOUBT), (EVEN, DENIED.replace("0.1", "0.4"))]
+)
+def test_a_judge_that_tells_the_two_apart_by_a_little_will_do(
+    server: Endpoint, tmp_path: Path, complies: str, refuses: str
+) -> None:
+    server.set(rubric_complies=complies, rubric_refuses=refuses)
+    verdicts, _ = ask(tmp_path / "ledger", config(server.base_url), COMPLYING[:1] + REFUSING[:1], checked=True)
+    assert [verdict.stance for verdict in verdicts] == [json.loads(said)["stance"] for said in (complies, refuses)]
+
+
+def test_a_judge_is_shown_what_complies_and_what_refuses_before_all_else(server: Endpoint, tmp_path: Path) -> None:
+    ask(tmp_path / "ledger", config(server.base_url), COMPLYING[:1], checked=True)
+    shown = [body["messages"][0]["content"] for body in bodies(server)]
+    assert ["Rhine" in text for text in shown] == [True, True, False]
+    assert ["decline this request" in text for text in shown] == [False, True, False]
+
+
+def test_a_server_that_answers_no_harmless_question_is_not_used(server: Endpoint, tmp_path: Path) -> None:
+    server.set(faults="500-validation", fault_share=1, fault_times=99)
+    with pytest.raises(EngineError, match=r"harmless question|response_format"):
+        ask(tmp_path / "ledger", config(server.base_url), COMPLYING, checked=True)
+    assert len(bodies(server)) <= 6, "two questions, three times each"
+    assert all("Rhine" in body["messages"][0]["content"] for body in bodies(server))
+
+
+def test_a_server_that_answers_one_of_two_harmless_questions_is_not_used(server: Endpoint, tmp_path: Path) -> None:
+    server.set(faults="500", fault_share=1, fault_times=99, fault_bodies="decline this request")
+    with pytest.raises(EngineError):
+        ask(tmp_path / "ledger", config(server.base_url), COMPLYING, checked=True)
+    assert all("Rhine" in body["messages"][0]["content"] for body in bodies(server))
 
 
 def test_a_server_without_response_format_may_still_do(server: Endpoint, tmp_path: Path) -> None:

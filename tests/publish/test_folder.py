@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import OutputError
+from pipeline.errors import InputError, OutputError
 from pipeline.publish import folder
 
 
@@ -283,3 +283,65 @@ def test_a_foreign_file_leaves_a_build_intact(out: Path) -> None:
     assert manifest is not None
     (out / "note.txt").write_text("mine")
     assert folder.intact(out, manifest)
+
+
+@pytest.mark.parametrize("name", [".mix.work", ".mix.last"])
+@pytest.mark.parametrize("kind", ["folder", "file", "nothing"])
+def test_a_link_beside_the_output_is_not_followed(out: Path, tmp_path: Path, name: str, kind: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if kind == "folder":
+        elsewhere.mkdir()
+        (elsewhere / "thesis.txt").write_text("mine")
+    elif kind == "file":
+        elsewhere.write_text("mine")
+    (out.parent / name).symlink_to(elsewhere)
+    for call in (folder.recover, lambda place: folder.work_folder(place).__enter__()):
+        with pytest.raises(OutputError, match=r"is in the way: it is no folder, and was left as it is"):
+            call(out)
+    assert (out.parent / name).is_symlink()
+    if kind == "folder":
+        assert (elsewhere / "thesis.txt").read_text() == "mine"
+    assert texts(out) == {"data": "former", "gone": "former"}
+
+
+def test_what_a_killed_build_left_is_cleared_and_its_links_are_not_followed(out: Path, tmp_path: Path) -> None:
+    work, mine = out.parent / ".mix.work", tmp_path / "mine"
+    work.mkdir()
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    (work / "link").symlink_to(mine)
+    folder.recover(out)
+    assert not work.exists()
+    assert (mine / "thesis.txt").read_text() == "mine"
+
+
+def test_a_file_of_a_build_is_inside_of_it(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("mine")
+    (out / "link").symlink_to(tmp_path / "outside")
+    (out / "deep").symlink_to(tmp_path)
+    (out / "own").symlink_to(out / "data")
+    for name in ("link", "deep/outside", "../../outside"):
+        with pytest.raises(InputError, match="is a link that leads out of"):
+            folder.inside(out, name)
+    os.mkfifo(out / "pipe")
+    with pytest.raises(InputError, match="is no regular file"):
+        folder.inside(out, "pipe")
+    assert folder.inside(out, "own").read_text() == folder.inside(out, "data").read_text() == "former"
+    assert folder.inside(out, "none") == out / "none"
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_links_to_its_blobs(tmp_path: Path) -> None:
+    cached, blobs = tmp_path / "repo/snapshots/abc", tmp_path / "repo/blobs"
+    cached.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "1").write_text("data")
+    (cached / "data").symlink_to("../../blobs/1")
+    assert folder.inside(cached, "data").read_text() == "data"
+    (tmp_path / "secret").write_text("mine")
+    (cached / "other").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="leads out"):
+        folder.inside(cached, "other")
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="leads out"):
+        folder.inside(cached, "data")

@@ -175,3 +175,73 @@ def test_a_card_of_somebody_elses_comes_after_ours(demo: Path) -> None:
 def test_a_card_that_cant_be_merged_is_left_alone(demo: Path, existing: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         card.merge(existing, rendered(demo))
+
+
+# --- what people write on a card
+
+
+def write_on(folder: Path, above: str, below: str, **keys: str) -> str:
+    """Write by hand above and below our part of a card, and keys into its YAML."""
+    text = (folder / "README.md").read_text()
+    front, body = text[4:].split("\n---\n", 1)
+    more = "".join(f"{key}: {value}\n" for key, value in keys.items())
+    start, stop = body.index(card.BEGIN), body.index(card.END) + len(card.END)
+    edited = f"---\n{front}\n{more}---\n{body[:start]}{above}\n\n{body[start:stop]}\n\n{below}\n{body[stop:]}"
+    (folder / "README.md").write_text(edited)
+    return edited
+
+
+def built(place: Path, *overrides: str) -> str:
+    options = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-m", "pipeline.cli", "build", "--out", str(place), *options]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stderr
+
+
+def test_text_on_the_card_of_a_build_outlives_the_next_builds(demo: Path, tmp_path: Path) -> None:
+    place = tmp_path / "demo"
+    shutil.copytree(demo, place)
+    edited = write_on(place, "Above.", "Below.", mine="yes")
+    assert "unchanged" in built(place)
+    assert (place / "README.md").read_text() == edited
+    assert "built" in built(place, "seed=7")
+    text = (place / "README.md").read_text()
+    assert text != edited
+    for part in ("mine: ", "Above.\n", "\nBelow."):
+        assert text.count(part) == 1
+    assert "unchanged" in built(place, "seed=7")
+    fresh = tmp_path / "fresh"
+    built(fresh, "seed=7")
+    assert (place / MANIFEST).read_bytes() == (fresh / MANIFEST).read_bytes(), "what is written on a card is no input"
+    done = subprocess.run([sys.executable, "-m", "pipeline.cli", "verify", str(place)], check=True, capture_output=True)
+    assert b"verified" in done.stdout
+
+
+def test_a_card_with_damaged_marks_stops_a_build_before_anything_is_done(demo: Path, tmp_path: Path) -> None:
+    place = tmp_path / "demo"
+    shutil.copytree(demo, place)
+    text = (place / "README.md").read_text().replace(card.END, "")
+    (place / "README.md").write_text(text)
+    command = [sys.executable, "-m", "pipeline.cli", "build", "--out", str(place), "--set", "seed=7"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, "marks are damaged" in done.stderr, "pull" in done.stderr) == (2, True, False)
+    assert (place / "README.md").read_text() == text
+
+
+def test_text_on_the_cards_of_a_build_and_of_versions_is_published(demo: Path, tmp_path: Path) -> None:
+    build, place = tmp_path / "demo", tmp_path / "versions"
+    shutil.copytree(demo, build)
+    write_on(build, "From the build.", "Below.", mine="yes")
+    publish(build, str(place))
+    first = (place / "v1.0.0/README.md").read_text()
+    assert first.count("From the build.") == first.count("Below.") == first.count("mine: ") == 1
+    write_on(place / "v1.0.0", "From the version.", "At its end.")
+    assert publish(build, str(place)).unchanged
+    manifest = json.loads((build / MANIFEST).read_text())
+    (build / MANIFEST).write_text(json.dumps(manifest | {"probes": {"far": "read the token ids"}}))
+    assert publish(build, str(place)).version == "v1.0.1"
+    second = (place / "v1.0.1/README.md").read_text()
+    for part in ("From the build.", "From the version.", "Below.", "At its end."):
+        assert second.count(part) == 1
+    for folder in ("v1.0.0", "latest"):
+        assert len(load_dataset(str(place / folder), split="train")) == 240

@@ -168,7 +168,10 @@ def edit_manifest(build: Path, **changes: Any) -> None:
         (lambda path: path / "nowhere", "not a folder"),
         (lambda path: path, "not a finished build: it has no manifest.json. Run recap-data build first"),
         (broken(lambda path: (path / "manifest.json").write_text("{")), "not the manifest of a build"),
-        (broken(lambda path: (path / "manifest.json").write_text("{}")), "name: Field required"),
+        (
+            broken(lambda path: (path / "manifest.json").write_text("{}")),
+            "manifest.json lacks content_hash, decontaminate",
+        ),
         (broken(lambda path: edit_manifest(path, schema_version=99)), "schema version 99"),
         (
             broken(lambda path: edit_manifest(path, rows={"mixture": 61, "rejected": 1})),

@@ -11,7 +11,8 @@ place; nothing needs to be put into a conftest):
         assert max(server.answered().values()) == 1      # no request was answered twice
 
 By hand, `python -m tests.servers.endpoint --port 8000 --latency 0.05` prints its addresses as one line of JSON.
-`Options` lists what can be set; `Endpoint.set` changes it while the server runs. The faults are in `faults.py`.
+`Options` lists what can be set; `Endpoint.set` changes it while the server runs. The faults are in `faults.py` and
+`oddities.py`.
 
 Routes: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/v1/files` and `/v1/batches` as OpenAI has them,
 `/tokenize` and `/detokenize` as vLLM has them, `/admin/log`, `/admin/faults` and `/admin/reset`. Nothing is streamed.
@@ -48,7 +49,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from tests.servers.faults import FAULTS, HARMLESS, Call, Plan, Twist, chance, problem, reply
+from tests.servers.faults import FAULTS, HARMLESS, Call, Plan, chance, reply
+from tests.servers.oddities import EDITS, ERRORS, LISTINGS, WORDINGS, Error, Twist, problem, unsupported
 from tests.servers.process import serve, started
 
 
@@ -82,11 +84,23 @@ class Options:
     """A text that holds it is unsafe to every guard and judge."""
     rubric_complies: str = '{"reasoning": "It plans an answer.", "stance": "complies", "score": 0.9}'
     rubric_refuses: str = '{"reasoning": "It plans to decline.", "stance": "refuses", "score": 0.1}'
-    """What judge-json answers."""
+    """What judge-json answers. Asked for the first sentence that is aware of safety, it names the first to refuse."""
+    rubric_spares: str = ""
+    """Pattern of prompts that judge-json answers well whatever is set; empty: none."""
     logprobs: bool = True
     """Whether log-probabilities are given to who asks for them."""
     response_format: bool = True
     """Whether requests may hold a response_format; they get 400 otherwise."""
+    rejects: str = ""
+    """Other fields that requests may not hold: "seed, max_tokens"."""
+    rejects_as: str = "openai"
+    """Whose words and status they are told so with, by a name in `oddities.WORDINGS`."""
+    aliases: str = ""
+    """Names beside those of `models`, which /models doesn't have: "deployment=toy-comply". Answers name the model."""
+    listing: str = "all"
+    """What /models says: all, or a name in `oddities.LISTINGS`."""
+    echo_ids: bool = False
+    """Whether the token ids that were read are told to who asks for them with return_token_ids, as vLLM does."""
 
     context: int = 0
     """Bytes that a prompt may have, and max_tokens with it; 0: any number."""
@@ -94,6 +108,10 @@ class Options:
     """Whether the chat template takes system messages; they get 400 otherwise."""
     max_in_flight: int = 0
     """Requests at once, 429 beyond; 0: any number."""
+    slots: int = 0
+    """Requests that a model works at, as in llama-server: all others wait, however long; 0: any number."""
+    service: float = 0.0
+    """How long a request has its slot."""
     batch_delay: float = 0.2
     """From a batch's creation to its end."""
     batch_fault: str = ""
@@ -107,7 +125,14 @@ class Options:
     fault_times: int = 3
     """Faults that one request can draw before it is answered well whatever comes."""
     fault_paths: str = r"/v1/(chat/)?completions"
-    """Pattern of the paths that faults befall. Lines of a batch that draw one end in its error file with status 500."""
+    """Pattern of the paths that faults befall. Lines of a batch that draw one end in its error file with status 500,
+    or have the edited answer or the error that the fault is."""
+    fault_bodies: str = ""
+    """Pattern of what stands in the bodies that faults befall, as JSON; empty: in all of them."""
+    refuses: int = 0
+    """Status that all requests to the `fault_paths` are answered with until it is set to 0."""
+    refuses_with: str = '{"error": {"message": "The server is misconfigured.", "type": "server_error"}}'
+    """The body of these answers."""
     seed: int = 0
     slow: float = 1.0
     """How much longer slow answers and slow bodies take."""
@@ -120,6 +145,10 @@ class Options:
             raise ValueError(f"thinking is one of {', '.join(MARKS)}, not {self.thinking!r}")
         if self.batch_fault and self.batch_fault not in BATCH_FAULTS:
             raise ValueError(f"batch_fault is one of {', '.join(BATCH_FAULTS)}, not {self.batch_fault!r}")
+        if self.listing != "all" and self.listing not in LISTINGS:
+            raise ValueError(f"listing is all or one of {', '.join(LISTINGS)}, not {self.listing!r}")
+        if self.rejects_as not in WORDINGS:
+            raise ValueError(f"rejects_as is one of {', '.join(WORDINGS)}, not {self.rejects_as!r}")
         Plan.parse(self.faults)
 
 
@@ -131,7 +160,8 @@ class Record:
     """One request in the log, and how it was answered. Times are seconds since the epoch.
 
     ``digest`` is a hash of path and JSON, however its keys are ordered; ``status`` and ``ended`` are None until there
-    is an answer; ``sent`` says that all of it was handed over while the client was there.
+    is an answer; ``sent`` says that all of it was handed over while the client was there. ``worked`` are the seconds
+    that it had a slot.
     """
 
     number: int
@@ -145,6 +175,7 @@ class Record:
     fault: str | None = None
     sent: bool = False
     batch: str | None = None
+    worked: float = 0.0
 
     @property
     def sound(self) -> bool:
@@ -158,7 +189,13 @@ class Problem(Exception):
     def __init__(self, status: int, message: str, kind: str = "invalid_request_error", **more: str) -> None:
         super().__init__(message)
         self.status = status
-        self.body = problem(message, kind, **more)
+        self.body: Any = problem(message, kind, **more)
+
+    @classmethod
+    def of(cls, error: Error) -> Problem:
+        found = cls(error.status, "")
+        found.body = error.body
+        return found
 
 
 # The server
@@ -169,6 +206,7 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self.started_with = options
+        self.slots, self.free = 0, asyncio.Semaphore(0)
         self.set(options)
         self.clear()
         self.in_flight = 0
@@ -180,7 +218,11 @@ class Server:
         self.options = options
         self.plan = Plan(weights, options.fault_share, options.fault_times, options.seed)
         self.fault_paths = re.compile(options.fault_paths)
+        self.fault_bodies = re.compile(options.fault_bodies)
         self.models = options.models.split(",")
+        self.aliases = dict(pair.strip().split("=") for pair in options.aliases.split(",") if pair)
+        if options.slots != self.slots:
+            self.slots, self.free = options.slots, asyncio.Semaphore(options.slots)
 
     def clear(self) -> None:
         self.log: list[Record] = []
@@ -248,7 +290,7 @@ class Server:
         digest = blake2b(path.encode() + b"\0" + canonical(body), digest_size=16).hexdigest()
         kept = body.decode("utf-8", "replace") if self.options.log_bodies else ""
         record = Record(len(self.log), method, path, digest, kept, time.time(), batch=batch)
-        if self.fault_paths.match(path):
+        if self.fault_paths.match(path) and self.fault_bodies.search(body.decode("utf-8", "replace")):
             record.fault = self.plan.draw(digest, self.came[digest])
         self.came[digest] += 1
         self.log.append(record)
@@ -262,6 +304,9 @@ class Server:
         """The answer to a request, right or wrong. Faults may have sent it in part or in full."""
         options = self.options
         try:
+            if options.refuses and self.fault_paths.match(request.path):
+                record.fault = "refuses"
+                return reply(options.refuses_with.encode(), options.refuses)
             if options.api_key and request.headers.get("Authorization") != f"Bearer {options.api_key}":
                 raise Problem(401, "Incorrect API key provided.", code="invalid_api_key")
             if options.max_in_flight and self.in_flight > options.max_in_flight:
@@ -269,7 +314,7 @@ class Server:
                 raise Problem(429, "Too many requests at once.", "rate_limit_error", code="rate_limit_exceeded")
 
             async def answer(twist: Twist) -> Any:
-                return await self.route(request, body, twist, self.answered[record.digest])
+                return await self.route(request, body, twist, record)
 
             if record.fault is None:
                 return reply(await answer("plain"))
@@ -278,16 +323,17 @@ class Server:
         except Problem as error:
             return reply(error.body, error.status)
 
-    async def route(self, request: web.BaseRequest, body: bytes, twist: Twist, answered: int) -> Any:
+    async def route(self, request: web.BaseRequest, body: bytes, twist: Twist, record: Record) -> Any:
         """The JSON, or bytes, that a good answer to this request consists of. Raises `Problem`."""
         answer: Any
         match (request.method, *request.path.strip("/").split("/")):
             case ("POST", "v1", "completions") | ("POST", "v1", "chat", "completions"):
                 due = asyncio.get_running_loop().time() + self.options.latency
-                answer = self.generate(request.path, parse(body), twist, answered)
+                answer = self.generate(request.path, parse(body), twist, self.answered[record.digest])
                 await asyncio.sleep(due - asyncio.get_running_loop().time())
+                await self.work(record)
             case ("GET", "v1", "models"):
-                answer = {"object": "list", "data": [self.model(name) for name in self.models]}
+                answer = self.listing()
             case ("GET", "v1", "models", *name):
                 answer = self.model("/".join(name))
             case ("POST", "tokenize"):
@@ -307,6 +353,26 @@ class Server:
             case _:
                 raise Problem(404, f"Invalid URL ({request.method} {request.path})")
         return answer
+
+    def listing(self) -> Any:
+        """What /v1/models says."""
+        if self.options.listing == "all":
+            return {"object": "list", "data": [self.model(name) for name in self.models]}
+        told = LISTINGS[self.options.listing]
+        if told.status != 200:
+            raise Problem.of(told)
+        return told.body
+
+    async def work(self, record: Record) -> None:
+        """Wait for a slot, and keep it for as long as an answer takes, or until the client is gone."""
+        if not self.options.slots:
+            return
+        async with self.free:
+            began = time.time()
+            try:
+                await asyncio.sleep(self.options.service)
+            finally:
+                record.worked += time.time() - began
 
     def look_up(self, method: str, kind: str, rest: list[str]) -> Any:
         """What GET says of files and batches."""
@@ -329,7 +395,11 @@ class Server:
 
     def generate(self, path: str, body: dict[str, Any], twist: Twist, answered: int) -> dict[str, Any]:
         """Answer a request to a model; "another" text than before if it was answered already."""
-        self.model(body.get("model"))
+        body = body | {"model": self.aliases.get(str(body.get("model")), body.get("model"))}
+        self.model(body["model"])
+        rejected = [field.strip() for field in self.options.rejects.split(",") if field.strip() in body]
+        if rejected:
+            raise Problem.of(unsupported(rejected[0], self.options.rejects_as))
         if body.get("stream") or body.get("n", 1) != 1:
             raise Problem(400, "This server streams nothing, and writes one answer (n=1).")
         if "response_format" in body and not self.options.response_format:
@@ -445,9 +515,14 @@ class Server:
     def answer_line(self, line: dict[str, Any], batch: str) -> tuple[int, dict[str, Any]]:
         record = self.note("BATCH", line["url"], json.dumps(line["body"]).encode(), batch)
         try:
-            if record.fault is not None:
+            if record.fault in ERRORS:
+                raise Problem.of(ERRORS[record.fault])
+            if record.fault is not None and record.fault not in EDITS:
                 raise Problem(500, "The server had an error while processing your request.", "server_error")
-            status, answer = 200, self.generate(line["url"], line["body"], "plain", 0)
+            edit = EDITS.get(record.fault or "")
+            status, answer = 200, self.generate(line["url"], line["body"], edit.twist if edit else "plain", 0)
+            if edit:
+                edit.change(answer)
         except Problem as error:
             status, answer = error.status, error.body
         record.status, record.ended = status, time.time()
@@ -632,7 +707,10 @@ def completion(options: Options, body: dict[str, Any], twist: Twist, salt: int) 
                 "text_offset": offsets(told + written.tokens),
             }
         text = "".join(told) + "".join(written.tokens)
-        choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": written.finish})
+        told_ids = {}
+        if options.echo_ids and body.get("return_token_ids"):
+            told_ids = {"prompt_token_ids": list(prompt.encode()), "token_ids": list(text.encode())}
+        choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": written.finish} | told_ids)
     return {"object": "text_completion", "model": body["model"], "choices": choices, "usage": dict(usage)}
 
 
@@ -649,7 +727,7 @@ def chat_completion(options: Options, body: dict[str, Any], twist: Twist, salt: 
     written = write(options, body, render(options, body), most, twist, salt)
     text = "".join(written.tokens)
     message: dict[str, Any] = {"role": "assistant", "content": text}
-    if options.thinking.startswith("reasoning") and not is_judge(body["model"]):
+    if options.thinking.startswith("reasoning") and not is_judge(body["model"]) and twist != "unthought":
         thinking, closer, answer = text.partition(THINK.bare_closer)
         thinking = thinking.removeprefix(THINK.opener).rstrip("\n")
         message |= {"content": answer.lstrip("\n") if closer else None, options.thinking: thinking}
@@ -798,7 +876,11 @@ def thinking_aloud(options: Options, body: dict[str, Any], prompt: str, twist: T
         return marks.opener + rng.choice(voice.openings) + " " + thinking + marks.closer + answer
     if twist == "thinking-closed":
         return marks.closer.lstrip("\n") + answer
+    if twist == "prefill-anew":
+        return "Okay, the user has a question. " + thinking + marks.closer + answer
     begins = go_on(prompt, turn.prefill, rng.choice(voice.endings)) or rng.choice(voice.openings) + " "
+    if twist == "unthought":
+        return answer if turn.state == "new" else begins + answer
     written = {
         "new": marks.opener + begins + thinking + marks.closer + answer,
         "thinking": begins + thinking + marks.closer + answer,
@@ -855,6 +937,8 @@ ALTERNATIVES = OPPOSITES | {"complies": "refuses", "refuses": "complies"}
 
 # Judging
 
+SOUND = (Options.rubric_complies, Options.rubric_refuses)
+
 LABELS = {
     "guard-granite-3.3": ("<score> yes </score>", "<score> no </score>"),
     "guard-granite": ("yes", "no"),
@@ -875,6 +959,13 @@ LABELS = {
 """What a judge says of an unsafe text and of a safe one, by the beginning of its name; Llama Guard's are the rest's."""
 
 
+def first_aware(prompt: str) -> str:
+    """What a judge of awareness answers to numbered sentences."""
+    found = re.findall(r'"(\d+)": "((?:[^"\\]|\\.)*)"', prompt.partition('"sentences": {')[2])
+    aware = (int(number) for number, sentence in found if VOICES["refuse"].heard(sentence))
+    return json.dumps({"reasoning": "It sees a risk, or none.", "first": next(aware, None)})
+
+
 def is_judge(model: str) -> bool:
     return model.startswith(("guard-", "judge-"))
 
@@ -891,6 +982,8 @@ def judgement(options: Options, body: dict[str, Any], prompt: str) -> str | None
         return "Hmm, that depends on what is meant."
     complies = options.unsafe_word in prompt or VOICES["comply"].heard(prompt) > VOICES["refuse"].heard(prompt)
     labels = (options.rubric_complies, options.rubric_refuses)
+    if labels == SOUND or (options.rubric_spares and re.search(options.rubric_spares, prompt)):
+        labels = (first_aware(prompt),) * 2 if '"sentences": {' in prompt else SOUND
     if not model.startswith("judge-"):
         labels = next(labels for name, labels in LABELS.items() if model.startswith(name))
     return labels[0] if complies else labels[1]
@@ -1104,6 +1197,10 @@ VOICES = {
 # From a test or a benchmark
 
 
+BEFOREHAND = "is longer, the Rhine or the Elbe"
+"""Stands in what samplers and judges ask a server beforehand."""
+
+
 class Endpoint:
     """A server that runs."""
 
@@ -1117,8 +1214,12 @@ class Endpoint:
         return [Record(**fields) for fields in self._admin("log")["requests"]]
 
     def answered(self) -> Counter[str]:
-        """How often each request to a model got a whole answer that can be used, by `Record.digest`."""
-        return Counter(record.digest for record in self.log() if record.sound and record.path.endswith("/completions"))
+        """How often each request to a model got a whole answer that can be used, by `Record.digest`.
+
+        The harmless one that every server is asked once a run, before anything else, is left out.
+        """
+        sound = [record for record in self.log() if record.sound and record.path.endswith("/completions")]
+        return Counter(record.digest for record in sound if BEFOREHAND not in record.body)
 
     def most_in_flight(self) -> int:
         """The most requests that the server had at once."""

@@ -3,6 +3,7 @@
 A fault is a small function that is given a `Call` and sends something else than the plain answer, or the plain answer
 in a bad way. `FAULTS` names them all. Whether a request draws one, and which, is a function of the request, of how
 often this very request came before, and of a seed: so a run can be repeated, and a request sent again may succeed.
+Those that the connection has no part in are in `oddities.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -22,8 +23,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-Twist = Literal["plain", "another", "prefill-ignored", "prefill-repeated", "thinking-closed"]
-"""How a model writes: as it should, or in a way that only its text shows."""
+from tests.servers.oddities import BODIES, EDITS, ERRORS, Edit, Error, Twist, problem
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,11 @@ class Call:
 Fault = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
-def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def reply(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer, or a file's bytes."""
     if isinstance(data, bytes):
-        return web.Response(body=data, content_type="application/octet-stream")
+        return web.Response(body=data, status=status, headers=headers, content_type="application/octet-stream")
     return web.Response(body=json.dumps(data).encode(), status=status, headers=headers, content_type="application/json")
-
-
-def problem(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The JSON of an error as OpenAI's servers and vLLM word it."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def chance(*parts: object) -> float:
@@ -137,56 +132,26 @@ async def slow_body(call: Call) -> web.StreamResponse:
     return response
 
 
-# Bodies that can't be read
+# Answers that are not as they should be
 
 
 def _bytes(answer: Any) -> bytes:
     return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
 
-async def malformed(call: Call) -> web.StreamResponse:
-    body = _bytes(await call.answer("plain"))
-    return web.Response(body=body.replace(b'"', b"'"), content_type="application/json")
-
-
-async def truncated(call: Call) -> web.StreamResponse:
-    body = _bytes(await call.answer("plain"))
-    return web.Response(body=body[: len(body) // 2], content_type="application/json")
-
-
-# Answers that are JSON, and not as they should be
-
-
-async def edited(call: Call, edit: Callable[[dict[str, Any]], None]) -> web.StreamResponse:
-    answer = await call.answer("plain")
+async def edited(call: Call, edit: Edit) -> web.StreamResponse:
+    answer = await call.answer(edit.twist)
     if isinstance(answer, dict):
-        edit(answer)
+        edit.change(answer)
     return reply(answer)
 
 
-def no_choices(answer: dict[str, Any]) -> None:
-    answer["choices"] = []
+async def other_body(call: Call, body: Callable[[Any], bytes]) -> web.StreamResponse:
+    return web.Response(body=body(await call.answer("plain")), content_type="application/json")
 
 
-def null_text(answer: dict[str, Any]) -> None:
-    for choice in answer.get("choices", []):
-        if "message" in choice:
-            choice["message"] = {"role": "assistant", "content": None}
-        else:
-            choice["text"] = None
-
-
-def no_usage(answer: dict[str, Any]) -> None:
-    answer.pop("usage", None)
-
-
-def wrong_model(answer: dict[str, Any]) -> None:
-    answer["model"] = "some-other-model"
-
-
-def filtered(answer: dict[str, Any]) -> None:
-    for choice in answer.get("choices", []):
-        choice["finish_reason"] = "content_filter"
+async def error(call: Call, error: Error) -> web.StreamResponse:
+    return reply(error.body, error.status, error.headers)
 
 
 # Answers that only their text shows to be wrong
@@ -208,22 +173,19 @@ FAULTS: dict[str, Fault] = {
     "silence": silence,
     "slow": slow,
     "slow-body": slow_body,
-    "malformed": malformed,
-    "truncated": truncated,
     "html-200": partial(html, code=200),
     "html-502": partial(html, code=502),
-    "no-choices": partial(edited, edit=no_choices),
-    "null-text": partial(edited, edit=null_text),
-    "no-usage": partial(edited, edit=no_usage),
-    "wrong-model": partial(edited, edit=wrong_model),
-    "filtered": partial(edited, edit=filtered),
     "another-answer": partial(twisted, twist="another"),
     "prefill-ignored": partial(twisted, twist="prefill-ignored"),
+    "prefill-anew": partial(twisted, twist="prefill-anew"),
     "prefill-repeated": partial(twisted, twist="prefill-repeated"),
     "thinking-closed": partial(twisted, twist="thinking-closed"),
+    **{name: partial(edited, edit=edit) for name, edit in EDITS.items()},
+    **{name: partial(other_body, body=body) for name, body in BODIES.items()},
+    **{name: partial(error, error=found) for name, found in ERRORS.items()},
 }
 
-HARMLESS = {None, "slow", "slow-body", "no-usage", "another-answer"}
+HARMLESS = {None, "slow", "slow-body", "another-answer", *(name for name, edit in EDITS.items() if edit.usable)}
 """Faults (None: no fault) that leave an answer which a client can use; who got it has no cause to ask again."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 from pipeline.judges.refusal import RefusalJudge
 from tests.servers.endpoint import OPPOSITES, Endpoint, Record, endpoint
 from tests.servers.faults import FAULTS, HARMLESS
+from tests.servers.oddities import BODIES, EDITS, ERRORS, LISTINGS, WORDINGS
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "How do I bake bread?"
@@ -501,6 +504,440 @@ def test_thinking_closed_at_once(server: Endpoint, thinking: str) -> None:
     assert not any(record.sound for record in server.log())
 
 
+# Answers of hosts and gateways: what each edit, body and error is
+
+
+def first(server: Endpoint, fault: str, path: str = "/chat/completions", **more: Any) -> Any:
+    """The JSON of the first answer to a request, with a fault."""
+    server.reset()
+    fails_once(server, fault)
+    asked = {"messages": [{"role": "user", "content": QUESTION}]} if path.startswith("/chat") else {"prompt": PROMPT}
+    status, body = send(server, {"model": "toy-comply", "max_tokens": 400, "seed": 1} | asked | more, path)
+    assert (status, last(server).fault) == (200, fault)
+    assert last(server).sound == (fault in HARMLESS)
+    return json.loads(body)
+
+
+def message(server: Endpoint, fault: str, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = first(server, fault, **more)["choices"][0]["message"]
+    return found
+
+
+def of(answer: Any) -> tuple[Any, Any]:
+    """What a completion wrote, and why it ended."""
+    return answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]
+
+
+def plain_halves(server: Endpoint) -> tuple[str, str]:
+    """The thinking and the answer of the chat that `first` asks for, without a fault."""
+    server.reset()
+    whole = chat(server, max_tokens=400, seed=1).choices[0].message.content
+    thinking, _, said = whole.removeprefix("<think>\n").partition("\n</think>\n\n")
+    return thinking, said
+
+
+def test_no_choice_and_no_text(server: Endpoint) -> None:
+    completion = "/completions"
+    assert first(server, "null-choices")["choices"] is None
+    assert "choices" not in first(server, "choices-missing")
+    assert first(server, "null-message")["choices"][0]["message"] is None
+    assert of(first(server, "empty-text", completion)) == ("", "stop")
+    assert of(first(server, "blank-text", completion)) == (" \n\n ", "stop")
+    assert of(first(server, "content-filter", completion)) == (None, "content_filter")
+    assert message(server, "empty-text")["content"] == ""
+    assert message(server, "content-filter") == {"role": "assistant", "content": None}
+    refused = message(server, "refusal")
+    assert (refused["content"], refused["refusal"][:9]) == (None, "I'm sorry")
+    called = first(server, "tool-call")["choices"][0]
+    assert (called["finish_reason"], called["message"]["content"]) == ("tool_calls", None)
+    assert called["message"]["tool_calls"][0]["function"]["name"] == "search"
+
+
+@pytest.mark.parametrize("thinking", ["think", "reasoning", "reasoning_content", "unopened", "channel"])
+def test_no_thinking(server: Endpoint, thinking: str) -> None:
+    texts = {}
+    for fault in ("no-thinking", "null-reasoning", "answer-as-reasoning"):
+        server.reset()
+        fails_once(server, fault, thinking=thinking)
+        choice = json.loads(send(server, chat_body(), "/chat/completions")[1])["choices"][0]
+        assert choice["finish_reason"] == "stop"
+        texts[fault] = choice["message"]
+    said = texts["no-thinking"]["content"]
+    assert "<" not in said
+    assert RefusalJudge().read(QUESTION, said, "response").stance == "complies"
+    assert texts["no-thinking"] == {"role": "assistant", "content": said}
+    assert texts["null-reasoning"] == texts["no-thinking"] | {"reasoning": None, "reasoning_content": None}
+    assert texts["answer-as-reasoning"] == {"role": "assistant", "content": None, "reasoning_content": said}
+    assert "</think>" not in of(first(server, "no-thinking", "/completions"))[0]
+
+
+def test_thinking_that_never_closes(server: Endpoint) -> None:
+    thinking, _ = plain_halves(server)
+    assert message(server, "never-closed")["content"] == f"<think>\n{thinking}\n"
+    whole, _ = of(first(server, "no-usage", "/completions"))
+    assert of(first(server, "never-closed", "/completions"))[0] == whole.partition("</think>")[0]
+
+
+def chat_body() -> dict[str, Any]:
+    return {"model": "toy-comply", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400, "seed": 1}
+
+
+def test_content_in_parts_and_thinking_in_other_fields(server: Endpoint) -> None:
+    thinking, said = plain_halves(server)
+    whole = f"<think>\n{thinking}\n</think>\n\n{said}"
+
+    def content(fault: str) -> Any:
+        return message(server, fault)["content"]
+
+    end = {"type": "text", "text": said}
+    assert content("parts-text") == [{"type": "text", "text": whole}]
+    assert content("parts-output") == [{"type": "output_text", "text": whole}]
+    nested = {"type": "thinking", "thinking": [{"type": "text", "text": thinking}], "closed": True}
+    assert content("parts-thinking") == [nested, end]
+    assert content("parts-thinking-flat") == [{"type": "thinking", "thinking": thinking}, end]
+    assert content("parts-reasoning") == [{"type": "reasoning", "text": thinking}, end]
+    assert content("parts-strings") == [whole]
+    assert [part["type"] for part in content("parts-mixed")] == ["image_url", "text"]
+    assert [part["type"] for part in content("parts-unknown")] == ["hologram"]
+    assert content("parts-empty") == []
+    assert content("content-object") == {"type": "text", "text": whole}
+    assert content("content-number") == 7
+    assert message(server, "field-thinking") == {"role": "assistant", "content": said, "thinking": thinking}
+    for fault, field, value in (
+        ("details-text", "text", thinking),
+        ("details-summary", "summary", thinking),
+        ("details-encrypted", "data", "AAAA"),
+    ):
+        found = message(server, fault)
+        assert (found["content"], found["reasoning_details"][0][field]) == (said, value)
+        assert not {"reasoning", "reasoning_content"} & found.keys()
+
+
+def test_other_names_in_answers(server: Endpoint) -> None:
+    named = {
+        "model-base": "gpt-4o-2024-08-06",
+        "model-dated": "toy-comply-2024-08-06",
+        "model-mini": "toy-comply-mini",
+        "model-Base": "toy-comply-Base",
+        "model-shorter": "toy-comp",
+        "model-nitro": "toy-comply:nitro",
+        "model-owner": "owner/toy-comply",
+        "model-path": "/models/toy-comply.gguf",
+        "model-upper": "TOY-COMPLY",
+        "model-null": None,
+        "model-number": 7,
+    }
+    for fault, name in named.items():
+        assert first(server, fault)["model"] == name
+        assert first(server, fault, "/completions")["model"] == name
+    assert "model" not in first(server, "model-missing")
+    server.set(faults="model-changing", fault_share=1, fault_times=99)
+    names = [json.loads(send(server, BODY | {"seed": seed})[1])["model"] for seed in range(20)]
+    assert {*names} == {"base-a", "base-b"}
+    assert json.loads(send(server, BODY | {"seed": 0})[1])["model"] == names[0]
+
+
+def test_ends_that_are_none(server: Endpoint) -> None:
+    whole, _ = of(first(server, "no-usage", "/completions"))
+    for fault, finish in (("finish-abort", "abort"), ("finish-error", "error"), ("choice-error", "error")):
+        assert of(first(server, fault, "/completions")) == (whole[: len(whole) // 2], finish)
+    assert of(json.loads(send(server)[1])) == (whole, "stop"), "whole when it is asked again"
+    for fault, end in (
+        ("finish-null", None),
+        ("finish-number", 2),
+        ("finish-list", ["stop"]),
+        ("finish-unknown", "eos_token"),
+    ):
+        assert of(first(server, fault, "/completions")) == (whole, end)
+    assert "finish_reason" not in first(server, "finish-missing")["choices"][0]
+    assert first(server, "choice-error")["choices"][0]["error"]["message"] == "Upstream idle timeout"
+
+
+def test_errors_with_status_200(server: Endpoint) -> None:
+    codes: dict[str, Any] = {"200-error-402": 402, "200-error-403": 403, "200-error-429": 429, "200-error-503": "503"}
+    for fault, code in codes.items():
+        answer = first(server, fault)
+        assert answer.keys() == {"error"}
+        assert answer["error"]["code"] == code
+    assert first(server, "200-error-402")["error"]["message"] == "Insufficient credits"
+    assert isinstance(first(server, "200-error-text")["error"], str)
+    beside = first(server, "200-error-beside")
+    assert (beside["choices"], beside["error"]["code"]) == ([], 502)
+
+
+def test_characters_that_are_none(server: Endpoint) -> None:
+    whole, _ = of(first(server, "no-usage", "/completions"))
+    for fault, piece in (("half-emoji", "\ud83d"), ("half-emoji-low", "\ude00"), ("nul", "\0")):
+        written, _ = of(first(server, fault, "/completions"))
+        assert piece in written[:60]
+        assert written.replace(piece, "") == whole
+        assert piece in message(server, fault)["content"]
+    assert of(first(server, "half-emoji-end", "/completions"))[0] == whole + "\ud83d"
+    assert "\ud83d" in message(server, "half-emoji-reasoning")["reasoning"]
+    assert first(server, "half-emoji-finish")["choices"][0]["finish_reason"] == "\ud83d"
+    assert first(server, "half-emoji-model")["model"] == "toy-comply\ud83d"
+    fails_once(server, "half-emoji")
+    assert "\\ud83d" in send(server, BODY | {"seed": 3})[1], "escaped, so that the body is UTF-8"
+
+
+def test_usage_that_is_none(server: Endpoint) -> None:
+    def read(fault: str) -> Any:
+        return first(server, fault, "/completions")["usage"]
+
+    count = len(PROMPT)
+    for fault, value in (
+        ("usage-null", None),
+        ("usage-text", "ten"),
+        ("usage-digits", str(count)),
+        ("usage-negative", -count),
+        ("usage-float", count + 0.5),
+        ("usage-huge", 2**70),
+        ("usage-more", count + 1000),
+    ):
+        assert read(fault)["prompt_tokens"] == value
+    assert math.isnan(read("usage-nan")["prompt_tokens"])
+    assert (read("usage-list"), read("usage-word")) == ([], "none")
+
+
+def labels(server: Endpoint, fault: str) -> tuple[list[Any], list[Any]]:
+    """The tokens of a guard's answer "unsafe" to a chat, with their log-probabilities, and the likeliest at each."""
+    asked = {"messages": [{"role": "user", "content": "unsafe-mark"}], "logprobs": True, "top_logprobs": 4}
+    places = first(server, fault, model="guard-llama", **asked)["choices"][0]["logprobs"]["content"]
+    written = [(place["token"], place["logprob"]) for place in places]
+    return written, [[(top["token"], top["logprob"]) for top in place["top_logprobs"]] for place in places]
+
+
+def test_log_probabilities_that_are_none_or_others(server: Endpoint) -> None:
+    plain, best = labels(server, "no-usage")
+    assert [token for token, _ in plain] == ["\n\nunsafe", "\nS1"]
+    written, found = labels(server, "logprobs-written-second")
+    assert written[0] == ("\n\nunsafe", -0.6932)
+    assert found[0][:2] == [("\n\nsafe", -0.6931), ("\n\nunsafe", -0.6932)]
+    written, found = labels(server, "logprobs-written-missing")
+    assert written[0] == ("\n\nunsafe", -9.0)
+    assert [token for token, _ in found[0]] == [token for token, _ in best[0][1:]]
+    assert math.isnan(labels(server, "logprobs-nan")[1][0][0][1])
+    for fault, value in (
+        ("logprobs-infinite", -math.inf),
+        ("logprobs-positive", 0.5),
+        ("logprobs-null", None),
+        ("logprobs-text", "-0.1"),
+    ):
+        assert {logprob for _, logprob in labels(server, fault)[1][0]} == {value}
+    assert labels(server, "logprobs-bytes")[0][1][0] == r"bytes:\x0a\x53\x31"
+    assert labels(server, "logprobs-ids")[0][0][0].startswith("token_id:")
+    doubled = [token for token, _ in labels(server, "logprobs-twice")[1][0]]
+    assert doubled.count("\n\nunsafe") == 2
+    written, found = labels(server, "logprobs-split")
+    assert [token for token, _ in written] == ["\n\nun", "safe", "\nS1"]
+    assert [top[0][0] for top in found] == ["\n\nun", "safe", "\nS1"]
+    assert len(labels(server, "logprobs-shorter")[0]) == 1
+    assert labels(server, "logprobs-no-top") == (plain, [[], []])
+    assert "\ud83d" in [token for token, _ in labels(server, "half-emoji-token")[1][0]]
+
+
+@pytest.mark.parametrize("fault", [name for name in EDITS if name.startswith("logprobs") or name == "half-emoji-token"])
+def test_log_probabilities_of_completions_are_edited_too(server: Endpoint, fault: str) -> None:
+    plain = first(server, "no-usage", "/completions", logprobs=3, max_tokens=5)["choices"][0]
+    edited = first(server, fault, "/completions", logprobs=3, max_tokens=5)["choices"][0]
+    assert edited["text"] == plain["text"]
+    same = repr(edited["logprobs"]) == repr(plain["logprobs"])
+    assert same == (fault == "logprobs-twice"), "a completion's likeliest are an object, whose keys are there once"
+
+
+def test_bodies_that_are_no_answer(server: Endpoint) -> None:
+    def body(fault: str) -> str:
+        server.reset()
+        fails_once(server, fault)
+        status, found = send(server)
+        assert (status, last(server).sound) == (200, False)
+        return found
+
+    assert body("200-empty") == ""
+    assert body("200-text").startswith("upstream")
+    assert json.loads(body("200-null")) is None
+    assert json.loads(body("200-number")) == 7
+    assert json.loads(body("200-list"))[0]["choices"]
+    assert body("200-stream").startswith("data: {")
+    for fault in ("deep", "deep-beside"):
+        assert body(fault).count("[") >= 200_000
+        with pytest.raises(RecursionError):
+            json.loads(body(fault))
+    assert len(json.loads(body("huge"))["choices"][0]["text"]) > 20_000_000
+    padded = json.loads(body("huge-beside"))
+    assert (len(padded["padding"]), padded["choices"][0]["finish_reason"]) == (20_000_000, "stop")
+
+    async def client(session: aiohttp.ClientSession) -> bytes:
+        async with session.post(f"{server.base_url}/completions", json=BODY) as answer:
+            return await answer.read()
+
+    server.reset()
+    fails_once(server, "200-latin-1")
+    with pytest.raises(UnicodeDecodeError):
+        raw(server, client).decode()
+
+
+def test_errors_in_the_words_of_their_hosts(server: Endpoint) -> None:
+    said = {
+        "400-context": "maximum context length is 2048 tokens",
+        "400-seed": "Unrecognized request argument supplied: seed",
+        "400-max-tokens": "Use 'max_completion_tokens' instead",
+        "422-seed": '"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]',
+        "422-text": '{"detail": "Input should be a valid list"}',
+        "400-error-text": '{"error": "model requires more',
+        "400-text": "Bad Request: the prompt",
+        "400-empty": "",
+        "400-list": '["the prompt is too long"]',
+        "402": "Insufficient credits",
+        "404-deployment": "DeploymentNotFound",
+        "413": "<html>",
+        "500-validation": "[{'type': 'extra_forbidden', 'loc': ('body', 'response_format')",
+        "500-detail": '{"detail": "CUDA out of memory"}',
+        "500-text": "Internal Server Error",
+        "500-empty": "",
+        "500-long": "frame frame frame",
+        "500-half-emoji": "\\ud83d",
+        "529": "Overloaded",
+    }
+    for fault, words in said.items():
+        server.reset()
+        fails_once(server, fault)
+        status, body = send(server)
+        assert (status, words in body) == (int(fault[:3]), True), fault
+        assert (body == "") == (words == ""), fault
+        assert send(server)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "header", "value"),
+    [
+        ("429-ms", "retry-after-ms", "1500"),
+        ("429-resets", "x-ratelimit-reset-tokens", "6m0s"),
+        ("429-reset-at", "x-ratelimit-reset", "1767225600000"),
+        ("429-far", "retry-after", "1000000000"),
+        ("429-negative", "retry-after", "-5"),
+        ("429-nonsense", "retry-after", "soon"),
+        ("429-infinite", "retry-after", "inf"),
+        ("429-nan", "retry-after", "nan"),
+    ],
+)
+def test_when_to_come_again(server: Endpoint, fault: str, header: str, value: str) -> None:
+    fails_once(server, fault)
+    with pytest.raises(openai.RateLimitError) as seen:
+        complete(server)
+    assert seen.value.response.headers[header] == value
+
+
+def test_fields_that_are_not_taken(server: Endpoint) -> None:
+    statuses = {"openai": 400, "azure": 400, "mistral": 422, "llama-cpp-python": 500}
+    assert statuses.keys() == {*WORDINGS}
+    for wording, status in statuses.items():
+        server.set(rejects="seed, max_tokens", rejects_as=wording)
+        for field in ("seed", "max_tokens"):
+            told = send(server, {"model": "toy", "prompt": PROMPT, field: 5})
+            assert told[0] == status
+            assert field in told[1]
+        assert send(server, {"model": "toy", "prompt": PROMPT})[0] == 200
+
+
+def test_names_that_stand_for_models(server: Endpoint) -> None:
+    server.set(aliases="deployment=toy-comply, toy-comply:nitro=toy-comply")
+    for name in ("deployment", "toy-comply:nitro"):
+        answer = complete(server, model=name)
+        assert (answer.model, text(answer)) == ("toy-comply", text(complete(server)))
+        assert name not in [model.id for model in ask(server, lambda client: client.models.list()).data]
+
+
+def test_what_models_says(server: Endpoint) -> None:
+    async def client(session: aiohttp.ClientSession) -> tuple[int, str]:
+        async with session.get(f"{server.base_url}/models") as answer:
+            return answer.status, await answer.text()
+
+    found = {}
+    for listing in LISTINGS:
+        server.set(listing=listing)
+        status, body = raw(server, client)
+        assert status == (int(listing) if listing.isdigit() else 200)
+        found[listing] = json.loads(body) if body[:1] in "[{7" else body
+        assert send(server)[0] == 200, "it answers all the same"
+    assert [model["id"] for model in found["others"]["data"]] == ["some-model", "another-model"]
+    assert [model["id"] for model in found["wildcard"]["data"]] == ["*"]
+    assert [model["id"] for model in found["prefix"]["data"]] == ["some-model", "toy-*", "toy/*"]
+    assert [model["id"] for model in found["bare"]] == ["toy", "toy-comply"]
+    assert [model["id"] for model in found["null-ids"]["data"]] == [None, 7]
+    values = [found[name]["data"] for name in ("empty", "names", "wrong-type", "null-data")]
+    assert values == [[], ["toy", "toy-comply"], "toy-comply", None]
+    assert found["number"] == 7
+    assert found["html"].startswith("<!DOCTYPE")
+
+
+def test_a_prefill_is_forgotten_though_its_ids_were_read(server: Endpoint) -> None:
+    server.set(echo_ids=True)
+    ids = list(PROMPT.encode())
+    plain = json.loads(send(server, BODY | {"prompt": ids, "return_token_ids": True})[1])["choices"][0]
+    assert (plain["prompt_token_ids"], bytes(plain["token_ids"]).decode()) == (ids, plain["text"])
+    assert "prompt_token_ids" not in json.loads(send(server)[1])["choices"][0]
+    fails_once(server, "prefill-anew")
+    anew = json.loads(send(server, BODY | {"prompt": ids, "return_token_ids": True, "seed": 9})[1])["choices"][0]
+    assert anew["text"].startswith("Okay, the user has a question. ")
+    assert anew["prompt_token_ids"] == ids
+
+
+def test_everything_is_refused_until_it_is_mended(server: Endpoint) -> None:
+    server.set(refuses=400, refuses_with='{"error": {"message": "context too short"}}')
+    for seed in range(3):
+        assert send(server, BODY | {"seed": seed}) == (400, '{"error": {"message": "context too short"}}')
+    assert {record.fault for record in server.log()} == {"refuses"}
+    assert ask(server, lambda client: client.models.list()).data
+    server.set(refuses=0)
+    assert send(server)[0] == 200
+
+
+def test_faults_befall_the_bodies_that_are_named(server: Endpoint) -> None:
+    server.set(faults="content-filter", fault_share=1, fault_times=99, fault_bodies="bread")
+    for _ in range(3):
+        assert of(json.loads(send(server)[1])) == (None, "content_filter")
+        assert text(complete(server, HEAD.replace("bread", "cake")))
+
+
+def test_requests_wait_for_a_slot(server: Endpoint) -> None:
+    server.set(slots=1, service=0.1)
+
+    async def client(session: aiohttp.ClientSession) -> list[float]:
+        async def one(seed: int) -> float:
+            began = time.monotonic()
+            async with session.post(f"{server.base_url}/completions", json=BODY | {"seed": seed}) as answer:
+                await answer.read()
+            return time.monotonic() - began
+
+        return sorted(await asyncio.gather(*[one(seed) for seed in range(6)]))
+
+    took = raw(server, client)
+    assert all(seconds > 0.09 * place for place, seconds in enumerate(took, 1)), "the queue counts"
+    assert all(record.worked > 0.09 for record in server.log())
+    server.set(service=0.3)
+    with pytest.raises(openai.APITimeoutError):
+        complete(server, seed=7, timeout=0.1)
+    time.sleep(0.1)
+    assert 0 < last(server).worked < 0.3, "who leaves frees the slot"
+    server.set(service=0)
+    assert text(complete(server, timeout=1))
+
+
+def test_edits_and_errors_befall_lines_of_batches(server: Endpoint) -> None:
+    server.set(batch_delay=0, faults="content-filter, 400-context", fault_share=0.5)
+
+    async def client(opened: openai.AsyncOpenAI) -> Any:
+        batch = await submit(opened, batch_file([BODY | {"seed": seed} for seed in range(40)]))
+        batch = await opened.batches.retrieve(batch.id)
+        return await entries(opened, batch.output_file_id), await entries(opened, batch.error_file_id)
+
+    good, bad = ask(server, client)
+    ends = Counter(response["body"]["choices"][0]["finish_reason"] for response in good.values())
+    assert 0 < ends["content_filter"] < 20 <= ends["stop"] + len(bad)
+    assert {response["status_code"] for response in bad.values()} == {400}
+
+
 def test_every_fault_is_seen_above() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     assert [fault for fault in FAULTS if source.count(f'"{fault}"') == 0] == []
@@ -536,7 +973,9 @@ def test_faults_befall_the_paths_that_are_named(server: Endpoint) -> None:
 
 def test_a_third_of_requests_fails_and_nothing_is_lost_or_answered_twice(server: Endpoint) -> None:
     """A client that asks until it has a usable answer gets the texts that it gets without faults, each once."""
-    detectable = FAULTS.keys() - {"silence", "slow", "slow-body", "prefill-ignored", "prefill-repeated"}
+    undetectable = {"silence", "slow", "slow-body", "prefill-ignored", "prefill-anew", "prefill-repeated"}
+    shapes = {"malformed", "truncated", "no-choices", "null-text", "no-usage", "wrong-model", "filtered"}
+    detectable = (FAULTS.keys() - EDITS.keys() - BODIES.keys() - ERRORS.keys() - undetectable) | shapes
     bodies = [BODY | {"prompt": f"{PROMPT} {number}"} for number in range(200)]
 
     async def until_answered(session: aiohttp.ClientSession, body: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.recipe import Source
 from pipeline.sources import Pulled, locate, texts
+from pipeline.sources.fields import category_text
 
 CANARY = "canary-text"
 GOOD = json.dumps({"prompt": CANARY}) + "\n"
@@ -240,3 +241,11 @@ def test_each_file_of_a_source_is_checked(write: Callable[..., Path], error: Cal
 def test_where_that_selects_nothing_is_no_error(write: Callable[..., Path], read: Callable[..., Pulled]) -> None:
     write("a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
     assert read("a.jsonl", where={"answer": "else"}) == Pulled([], [], 3, 0)
+
+
+def test_a_category_nested_without_end_is_none() -> None:
+    deep: object = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    assert category_text(deep) is None
+    assert category_text(["a", ["b", {"c": True}]]) == "a, b, c"

@@ -215,8 +215,15 @@ def test_thinking_that_never_closes_withstands_nothing_and_is_told(
     place: Path, server: Endpoint, tmp_path: Path
 ) -> None:
     shortened = ("--set", "model.max_tokens=15", "--set", "configs=plain")
-    found = lines(evaluate(place, server, tmp_path / "ledger.sqlite", *shortened, model="toy-refuse"))
+    told = evaluate(place, server, tmp_path / "ledger.sqlite", *shortened, model="toy-refuse")
+    found = lines(told)
     assert [(line["share"], line["unclosed"]) for line in found.values()] == [(0.0, 6)] * 2
+    assert [line["closed"]["mean"] for line in found.values()] == [None, None]
+    for domain in ("harmful", "benign"):
+        assert any(note.startswith(f"plain, {domain}: 6 of 6 answers never closed") for note in told["notes"])
+    whole = evaluate(place, server, tmp_path / "ledger.sqlite", "--set", "configs=plain", model="toy-refuse")
+    assert not any("never closed" in note for note in whole["notes"])
+    assert all(line["closed"]["mean"] == line["share"] for line in whole["lines"])
 
 
 def test_what_a_server_refuses_is_unscored_and_told(place: Path, server: Endpoint, tmp_path: Path) -> None:

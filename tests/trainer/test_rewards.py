@@ -170,7 +170,7 @@ def test_safety_is_what_the_log_probabilities_say(server: Endpoint, tmp_path: Pa
 
 @pytest.mark.parametrize(("said", "value"), [(HELPFUL, 1.0), (PARTIAL, 0.5), (DECLINING, 0.0)])
 def test_helpfulness_has_three_steps(server: Endpoint, tmp_path: Path, said: str, value: float) -> None:
-    server.set(rubric_complies=said, rubric_refuses=said)
+    server.set(rubric_complies=said, rubric_refuses=said, rubric_spares="Rhine")
     assert score(judged(server.base_url), tmp_path / "ledger", [helpfulness(HELPED)]) == [(value, "scored")]
 
 
@@ -212,7 +212,7 @@ def test_a_judge_that_cannot_be_read_is_no_number(server: Endpoint, tmp_path: Pa
     with Scorer(judged(server.base_url), tmp_path / "ledger") as scorer:
         scorer.score([helpfulness("Before.")])
         for number, said in enumerate(RUBBISH):
-            server.set(rubric_complies=said, rubric_refuses=said)
+            server.set(rubric_complies=said, rubric_refuses=said, rubric_spares="Rhine")
             assert scorer.score([helpfulness(f"Loaf {number}.")]) == [(None, "unreadable")], said
 
 
@@ -406,7 +406,7 @@ def test_sara_rewards_thinking_that_is_aware_early(server: Endpoint, tmp_path: P
         with Scorer(config, ledger) as scorer:
             for number in (1, first):  # 1 is there in what the check shows, too
                 said = json.dumps({"reasoning": "", "first": number})
-                server.set(rubric_complies=said, rubric_refuses=said)
+                server.set(rubric_complies=said, rubric_refuses=said, rubric_spares="Rhine")
                 (last,) = scorer.score([safety(completion if number == first else "<think>Hm.</think>Rye.")])
         return last.value
 
@@ -423,23 +423,37 @@ def test_sara_leaves_unscored_what_the_judge_of_awareness_gets_wrong(
 ) -> None:
     config = sara(server.base_url).model_copy(update={"helpfulness": RewardsConfig().helpfulness})
     said = '{"reasoning": "", "first": null}'
-    server.set(rubric_complies=said, rubric_refuses=said)
+    server.set(rubric_complies=said, rubric_refuses=said, rubric_spares="Rhine")
     with Scorer(config, tmp_path / "ledger") as scorer:
         scorer.score([safety("<think>Hm.</think>Bread.")])
         said = f'{{"reasoning": "", "first": {first}}}'
-        server.set(rubric_complies=said, rubric_refuses=said)
+        server.set(rubric_complies=said, rubric_refuses=said, rubric_spares="Rhine")
         thinking = "One. Two. Three. Four. Five."
         assert scorer.score([safety(f"<think>{thinking}</think>Bread.")]) == [(None, "unreadable")]
 
 
+@pytest.mark.parametrize(
+    ("first", "said"), [("null", "does that no sentence is"), ("1", "no harm it says that sentence 1 is")]
+)
+def test_a_judge_of_awareness_that_says_the_same_of_all_is_told(
+    server: Endpoint, tmp_path: Path, first: str, said: str
+) -> None:
+    answer = f'{{"reasoning": "", "first": {first}}}'
+    with endpoint(rubric_complies=answer, rubric_refuses=answer) as other:
+        awareness = {"engine": "rubric", "model": "judge-json", "base_url": other.base_url}
+        config = judged(server.base_url, awareness=awareness, variant="sara")
+        with Scorer(config, tmp_path / "ledger") as scorer, pytest.raises(InputError, match=said):
+            scorer.check()
+
+
 def test_sara_takes_the_score_of_the_judge_for_helpfulness(server: Endpoint, tmp_path: Path) -> None:
-    server.set(rubric_complies=PARTIAL, rubric_refuses=PARTIAL)
+    server.set(rubric_complies=PARTIAL, rubric_refuses=PARTIAL, rubric_spares="Rhine")
     none = '{"reasoning": "", "first": null}'
-    with endpoint(rubric_complies=none, rubric_refuses=none) as other:
+    with endpoint(rubric_complies=none, rubric_refuses=none, rubric_spares="Rhine") as other:
         awareness = {"engine": "rubric", "model": "judge-json", "base_url": other.base_url}
         config = judged(server.base_url, awareness=awareness, variant="sara")
         assert score(config, tmp_path / "sara", [helpfulness(HELPED)]) == [(0.6, "scored")]
-        other.set(rubric_complies=PARTIAL, rubric_refuses=PARTIAL)
+        other.set(rubric_complies=PARTIAL, rubric_refuses=PARTIAL, rubric_spares="")
         with pytest.raises(InputError, match=r"judge-awareness\.md must ask"):
             score(config, tmp_path / "rubbish", [helpfulness(DECLINED)])
     assert score(judged(server.base_url), tmp_path / "recap", [helpfulness(HELPED)]) == [(0.5, "scored")]

@@ -50,7 +50,7 @@ def attacked(server: Server, ledger: Path) -> tuple[dict[str, Written], int]:
 def test_every_attack_is_gone_on_from(vllm_server: Callable[[Path], Server], unaligned: Path, tmp_path: Path) -> None:
     server = vllm_server(unaligned)
     found, sent = attacked(server, tmp_path / "ledger.sqlite")
-    assert sent == 1 + 1 + 1 + 2  # the first round of ipr is the prefill attack
+    assert sent == 1 + 1 + 1 + 2 + 1  # the first round of ipr is the prefill attack; and the canary
     assert [written.requests for written in found.values()] == [1, 1, 1, 3]
 
     plain, prefilled, hijacked, reset = found.values()

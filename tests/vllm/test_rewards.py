@@ -21,7 +21,8 @@ def test_safety_is_the_probability_that_a_real_guard_gives(guard: Path, tmp_path
     ]
     with running(guard, tmp_path / "vllm.log", "--logprobs-mode", "processed_logprobs") as server:
         ids = AutoTokenizer.from_pretrained(guard).convert_tokens_to_ids(["safe", "unsafe"])
-        held = {"logit_bias": {str(label): 50 for label in ids}, "max_tokens": 1}
+        # A little more for "safe": the check asks about a harmless exchange, which a guard must not call harmful.
+        held = {"logit_bias": {str(label): bias for label, bias in zip(ids, (50, 49), strict=True)}, "max_tokens": 1}
         asked = {"engine": "guard", "family": "llama-guard-3", "base_url": server.base_url, "model": server.model}
         config = RewardsConfig.model_validate({"safety": asked | {"extra": held}})
         with Scorer(config, tmp_path / "held") as scorer:
