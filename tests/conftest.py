@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure() -> None:
-    """Have the commands that tests start hear Ctrl-C, which a shell has ignored in the background: that is inherited."""
+    """Have the commands that tests start hear Ctrl-C, which a shell has ignored in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
