@@ -27,7 +27,7 @@ class Claims:
 
     def __init__(self, name: str) -> None:
         self._name, self._users, self._taken = name, 0, set[int]()
-        self._file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        self._file = self._opened()
 
     @classmethod
     def of(cls, path: Path) -> Claims:
@@ -45,6 +45,7 @@ class Claims:
             if place in self._taken:
                 return False
             try:
+                self._follow()
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
             except (BlockingIOError, PermissionError):
                 return False
@@ -63,12 +64,36 @@ class Claims:
                     fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
 
     def leave(self) -> None:
-        """Give back whatever is left, with the last who uses them here."""
+        """Give back whatever is left, with the last who uses them here. Nobody's file is removed."""
         with self._guard:
             self._users -= 1
             if not self._users:
                 del self._open[self._name]
+                with suppress(OSError):
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if self._is_there():
+                        os.unlink(self._name)
                 os.close(self._file)
+
+    def _opened(self) -> int:
+        return os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+    def _is_there(self) -> bool:
+        """Whether the file that is open is the one of that name: another process may have removed it."""
+        try:
+            return os.path.samestat(os.stat(self._name), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
+
+    def _follow(self) -> None:
+        """Go over to the file of that name, with all that is taken, where another one is open."""
+        if self._is_there():
+            return
+        before, self._file = self._file, self._opened()
+        os.close(before)
+        for place in self._taken:
+            with suppress(BlockingIOError, PermissionError):
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
 
     def _place(self, key: bytes) -> int:
         return int.from_bytes(hashlib.sha256(key).digest()[:7])

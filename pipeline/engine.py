@@ -168,6 +168,7 @@ class Engine:
         self._last_success = time.monotonic()
         self._stopped = asyncio.Event()
         self._more = NO_TOKENS
+        self._unwritable: LedgerError | None = None
         self.sent = self.found = 0
 
     async def ask(
@@ -326,6 +327,8 @@ class Engine:
             written: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
             entry = blank._replace(**sent.reply._asdict(), latency=sent.latency, time=time.time())
             self._answered[key] = (entry, written)
+            if self._unwritable is not None:
+                raise self._unwritable
             if len(self._answered) == 1:
                 asyncio.get_running_loop().call_soon(self._write)
             return await written
@@ -445,6 +448,7 @@ class Engine:
         try:
             kept = self._ledger.put(((key, entry) for key, (entry, _) in self._answered.items()), self._spending())
         except LedgerError as error:
+            self._unwritable = error
             self._stop(error)
             for _, written in self._answered.values():
                 if not written.done():

@@ -15,7 +15,7 @@ import pytest
 from pipeline.clients.openai import OpenAIClient
 from pipeline.engine import Budget, Engine, EngineError, Limits, Refused, Reply, Retry
 from pipeline.judges.refusal import RefusalJudge
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, LedgerError
 from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest
 from pipeline.samplers.model import ModelSampler
@@ -268,6 +268,33 @@ def test_stopping_waits_for_what_is_in_flight_and_for_nothing_else(tmp_path: Pat
         assert len(list(book.entries())) == 2
 
 
+def test_a_full_disk_stops_the_engine_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine._AT_LAST", 0.2)
+    sent = []
+
+    async def send(url: str) -> Reply:
+        sent.append(url)
+        await asyncio.sleep(0.002 * (1 + len(sent) % 5))
+        return Reply("x" * 3_000)
+
+    async def run() -> list[object]:
+        with Ledger(tmp_path / "l") as book:
+            book._db.execute("PRAGMA max_page_count = 40")
+            engine = Engine(book, ["a"], QUICK._replace(most=8))
+            asked = [engine.ask({"i": i}, send, asker="s") for i in range(200)]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            engine.stop()
+            with pytest.raises(LedgerError, match=r"answers that were paid are kept in .*unwritten-"):
+                await engine.settle()
+            return outcomes
+
+    outcomes = asyncio.run(asyncio.wait_for(run(), 30))
+    assert any(isinstance(outcome, LedgerError) and "full" in str(outcome) for outcome in outcomes)
+    assert 10 < len(sent) < 200
+    with Ledger(tmp_path / "l") as book:
+        assert len(list(book.entries())) == len(sent)
+
+
 def test_an_engine_that_had_nothing_to_do_for_long_is_no_less_patient(tmp_path: Path) -> None:
     tried = []
 
@@ -303,7 +330,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from pipeline.engine import Budget, Engine, Limits
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, LedgerError
 from pipeline.clients.openai import OpenAIClient
 from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest

@@ -205,6 +205,18 @@ sys.stdin.read()
 """
 
 
+def test_claims_leave_no_file_and_find_each_other_when_it_was_removed(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ledger:
+        assert ledger.claim(b"one")
+        (tmp_path / "l-inflight").unlink()
+        assert ledger.claim(b"three")
+        line = [sys.executable, "-c", CLAIMS, str(tmp_path / "l")]
+        done = subprocess.run(line, input="", capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False", "True"]
+        assert (tmp_path / "l-inflight").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["l"]
+
+
 def test_a_request_is_claimed_by_one_process_and_free_once_that_is_dead(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l") as ledger, Ledger(tmp_path / "l") as twin:
         assert ledger.claim(b"one")

@@ -167,7 +167,7 @@ def test_a_budget_stops_and_nothing_is_paid_twice(place: Path, server: Endpoint,
     assert found["sent"] > 0
     served = {record.digest for record in requests(server)}
     probes = len(requests(server)) - len(served)
-    assert probes <= 3  # the canary and a harmless question to each judge, once a run
+    assert probes <= 5  # the canary and two harmless questions to each judge, once a run
     again = evaluate(place, server, tmp_path / "ledger.sqlite")
     assert again["sent"] == 0
     assert again["lines"] == found["lines"]

@@ -289,7 +289,7 @@ def test_a_server_that_is_not_there_is_told_before_the_first_step(tmp_path: Path
 
 
 def test_the_budget_is_an_end(server: Endpoint, tmp_path: Path) -> None:
-    with Scorer(judged(server.base_url), tmp_path / "ledger", Budget(requests=5)) as scorer:
+    with Scorer(judged(server.base_url), tmp_path / "ledger", Budget(requests=8)) as scorer:
         scorer.score(mixed(20)[:1])
         with pytest.raises(EngineError, match="--max-requests"):
             scorer.score(mixed(20))
