@@ -328,6 +328,7 @@ class Engine:
             entry = blank._replace(**sent.reply._asdict(), latency=sent.latency, time=time.time())
             self._answered[key] = (entry, written)
             if self._unwritable is not None:
+                written.cancel()
                 raise self._unwritable
             if len(self._answered) == 1:
                 asyncio.get_running_loop().call_soon(self._write)
