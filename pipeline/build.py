@@ -42,11 +42,16 @@ PACKAGES = ("numpy", "pyarrow", "rensa")
 
 
 class Built(NamedTuple):
-    """A finished build: its folder, its manifest, and whether it was there already."""
+    """A finished build: its folder, its manifest, and whether it was there already.
+
+    ``requests`` were sent for it in this run, and ``cost`` is what they cost by the recipe's prices.
+    """
 
     out: Path
     manifest: dict[str, Any]
     unchanged: bool
+    requests: int = 0
+    cost: float = 0.0
 
 
 class Plan(NamedTuple):
@@ -151,7 +156,7 @@ def build(
             manifest = _package(inputs, work, choice, cleaned, rounds, runner, written)
             folder.replace(out, work / "out")
             left.unlink(missing_ok=True)
-            return Built(out, manifest, unchanged=False)
+            return Built(out, manifest, unchanged=False, requests=rounds.requests, cost=rounds.cost)
     except OSError as error:
         raise OutputError(
             f"{error.filename or out} can't be written: {_why(error)}. Whatever was in {out} is as it was. "

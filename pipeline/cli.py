@@ -717,7 +717,8 @@ def _print_built(built: Built, as_json: bool) -> None:
     manifest = built.manifest
     if as_json:
         keys = ("name", "fingerprint", "content_hash", "rows", "prefilled", "shortages", "funnel")
-        _print_json({"out": str(built.out), "unchanged": built.unchanged} | {key: manifest[key] for key in keys})
+        run = {"unchanged": built.unchanged, "requests": built.requests, "cost": built.cost}
+        _print_json({"out": str(built.out)} | run | {key: manifest[key] for key in keys})
         return
     from pipeline.console import funnel_table
 
@@ -728,7 +729,11 @@ def _print_built(built: Built, as_json: bool) -> None:
         console.print(f"short: {line}", style="yellow")
     rows, prefilled = manifest["rows"]["mixture"], sum(manifest["prefilled"].values())
     state = "unchanged" if built.unchanged else "built"
-    console.print(f"{state}: {rows:,} rows, {prefilled:,} with a prefill, content {manifest['content_hash'][:12]}")
+    paid = (
+        f", {built.requests:,} requests" + (f", cost {built.cost:.4g}" if built.cost else "") if built.requests else ""
+    )
+    content = manifest["content_hash"][:12]
+    console.print(f"{state}: {rows:,} rows, {prefilled:,} with a prefill, content {content}{paid}")
     print(built.out)
 
 

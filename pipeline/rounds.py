@@ -37,12 +37,15 @@ class Rounds(NamedTuple):
 
     ``dropped`` counts the rows that left the mixture, by domain and reason; ``attempts`` has an entry for each arm
     and number of attempt: ``domain``, ``sampler``, ``words``, ``stance``, ``attempt``, ``tried``, ``accepted`` and
-    ``rejected`` (by reason); ``probes`` says how each sampler's servers were seen to go on from a prefill.
+    ``rejected`` (by reason); ``probes`` says how each sampler's servers were seen to go on from a prefill;
+    ``requests`` were sent in the run, and ``cost`` is what was asked for, by the recipe's prices.
     """
 
     dropped: dict[str, Counter[str]]
     attempts: list[dict[str, Any]]
     probes: dict[str, str]
+    requests: int = 0
+    cost: float = 0.0
 
 
 def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, means: Means) -> Rounds:
@@ -66,6 +69,7 @@ def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, me
             outcomes |= sampled
             sampling = sampling.after(spent)
             rounds.probes.update(spent.probes)
+            rounds = rounds._replace(requests=spent.requests, cost=spent.cost)
         twins = _twins(work, turn, sorted(models), list(shards), runner)
         for shard, outcome in outcomes.items():
             for arm, wanted in shards[shard].items():

@@ -235,6 +235,16 @@ def test_a_cap_on_answers_of_any_length_is_refused(server: Endpoint, tmp_path: P
     assert "max_tokens" in told
 
 
+def test_what_was_spent_is_told(server: Endpoint, tmp_path: Path) -> None:
+    built, _ = build(server, tmp_path)
+    assert built["requests"] == 24 + 1
+    with Ledger(tmp_path / "out/ledger.sqlite", read_only=True) as ledger:
+        sums = [(s.prompt_tokens, s.completion_tokens) for s in ledger.stats()]
+    assert built["cost"] == pytest.approx(sum(prompt + 10 * completion for prompt, completion in sums) / 1e6)
+    again, _ = build(server, tmp_path, "--out", "out/again")
+    assert (again["requests"], again["cost"]) == (0, 0)
+
+
 def test_two_builds_at_once_pay_once_and_both_verify(server: Endpoint, tmp_path: Path) -> None:
     server.set(latency=0.05, faults="another-answer", fault_share=1.0, fault_times=10**9)
     failures: list[AssertionError] = []
