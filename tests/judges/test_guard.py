@@ -96,7 +96,7 @@ def test_the_voices_are_told_apart_with_a_score(server: Endpoint, tmp_path: Path
     asked = config(family, model, server.base_url)
     verdicts, sent = ask(tmp_path / "ledger", asked, COMPLYING + REFUSING, checked=True)
     complying, refusing = verdicts[: len(COMPLYING)], verdicts[len(COMPLYING) :]
-    assert sent == len(verdicts)
+    assert sent - len(verdicts) in (1, 2), "the exchanges that a guard is asked beforehand count"
     assert {verdict.judge for verdict in verdicts} == {f"guard:{model}"}
     assert {verdict.sees for verdict in verdicts} == {("prompt", "thinking")}
     assert {verdict.stance for verdict in complying} == {"complies"}

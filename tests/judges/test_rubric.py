@@ -86,7 +86,7 @@ def test_the_voices_are_told_apart_and_not_asked_about_again(server: Endpoint, t
         == [Verdict("complies", "rubric:judge-json", 0.9, sees)] * 6
         + [Verdict("refuses", "rubric:judge-json", 0.1, sees)] * 6
     )
-    assert sent == 12
+    assert sent == 12 + 2  # with the two exchanges that it must tell apart
     server.set(api_key="now it would refuse")
     assert ask(tmp_path / "ledger", asked, COMPLYING + REFUSING) == (verdicts, 0)
 
