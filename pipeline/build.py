@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pipeline import __version__, schema, steps, templates
 from pipeline.budget import Run
 from pipeline.choice import Choice
+from pipeline.clients import weights
 from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
 from pipeline.errors import OutputError, ShortageError
@@ -247,15 +248,16 @@ def _notes(recipe: Recipe) -> list[str]:
     return [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
 
 
-def _inputs(loaded: LoadedRecipe, pinned: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
+def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
     recipe, base = loaded.recipe, loaded.folder.absolute()  # a worker may run in another folder
     sources = {d: tuple(complete(s) for s in recipe.sources[d]) for d in DOMAINS if d in recipe.sources}
     against = tuple(complete(source) for source in recipe.clean.decontaminate.against)
     decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against})
     clean = recipe.clean.model_copy(update={"decontaminate": decontaminate})
-    recipe = recipe.model_copy(update={"sources": sources, "clean": clean})
+    samplers = {name: weights.pinned(c) if isinstance(c, ModelConfig) else c for name, c in recipe.samplers.items()}
+    recipe = recipe.model_copy(update={"sources": sources, "clean": clean, "samplers": samplers})
 
-    commits = [stated["revision"] for stated in pinned if not stated["revision"].startswith("sha256:")]
+    commits = [stated["revision"] for stated in read if not stated["revision"].startswith("sha256:")]
     places = [
         (domain, priority, source, located)
         for domain, listed in sources.items()

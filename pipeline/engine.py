@@ -391,7 +391,7 @@ class Engine:
             cost = self._counted(reply.prompt_tokens, reply.completion_tokens, most, cost)
             return _Sent(reply, time.monotonic() - began)
         except TimeoutError:
-            raise Retry(f"no answer in {self._limits.deadline:g} s", late=True) from None
+            raise Retry(f"no answer within the deadline of {self._limits.deadline:g} s", late=True) from None
         except (Retry, Refused) as outcome:
             if outcome.paid is not None:
                 cost = self._counted(*outcome.paid, most, cost) if outcome.paid != NO_TOKENS else 0.0

@@ -291,7 +291,7 @@ def test_ctrl_c_ends_with_one_line(place: Place, args: tuple[str, ...], step: st
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=30)
         assert ends_within(3, process)
-    assert process.returncode == 1
+    assert process.returncode == 1, stderr
     assert stdout == ""
     told = [line for line in stderr.splitlines(keepends=True) if not line.startswith(STEPS)]
     assert told == [STOPPED]

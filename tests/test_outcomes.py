@@ -294,3 +294,28 @@ def test_a_ledger_that_is_locked_stops_the_build_and_loses_nothing(
     build(server, tmp_path)
     assert prefills(tmp_path) == sound
     assert set(server.answered().values()) == {1}
+
+
+def test_an_answer_without_end_is_not_read(server: Endpoint, tmp_path: Path, sound: dict[str, str]) -> None:
+    server.set(faults="flood, bomb", fault_share=0.1, fault_times=1)
+    build(server, tmp_path)
+    assert prefills(tmp_path) == sound
+    endless = [record for record in server.log() if record.fault in ("flood", "bomb")]
+    assert endless
+    assert not any(record.sent for record in endless if record.fault == "flood")
+
+
+def test_a_server_with_one_slot_wastes_nothing(server: Endpoint, tmp_path: Path, sound: dict[str, str]) -> None:
+    """All at once would wait three deadlines for their turn."""
+    server.set(slots=1, service=0.25)
+    build(server, tmp_path, "--set", "samplers.unaligned.deadline=2")
+    assert prefills(tmp_path) == sound
+    asked = [record for record in server.log() if record.path.endswith("/completions")]
+    assert sum(record.worked for record in asked if not record.sent) < 0.1 * sum(record.worked for record in asked)
+
+
+def test_a_server_slower_than_its_deadline_is_told(server: Endpoint, tmp_path: Path) -> None:
+    server.set(slots=1, service=3.0)
+    options = ("--set", "samplers.unaligned.deadline=0.5", "--set", "samplers.unaligned.patience=3")
+    _, told = build(server, tmp_path, *options, code=1)
+    assert "deadline" in told

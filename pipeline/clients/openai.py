@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,10 @@ _LISTING = 20.0
 
 _PAUSES = (0.1, 0.4, 1.0)
 """Seconds after each try of a question that is asked beforehand."""
+
+
+_LONGEST_BODY = 64 << 20
+"""Bytes of a response that are read: of an answer's longest text with twenty log-probabilities a token, and more."""
 
 
 class OpenAIClient:
@@ -241,7 +245,7 @@ class OpenAIClient:
                 api_key=self._key,
                 max_retries=0,
                 timeout=None,
-                http_client=openai.DefaultAioHttpClient(),
+                http_client=openai.DefaultAioHttpClient(event_hooks={"response": [_cap]}),
             )
         return self._clients[url]
 
@@ -257,6 +261,22 @@ def _api_key(config: ServedModel) -> str:
             "and signs. Was something else, or more than the key, copied into it?"
         )
     return key or "none"
+
+
+async def _cap(response: Any) -> None:
+    """Have no more of a response's body read, unpacked, than an answer can have."""
+    whole = response.aiter_bytes
+
+    async def capped(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        read = 0
+        async for part in whole(chunk_size):
+            read += len(part)
+            if read > _LONGEST_BODY:
+                await response.aclose()
+                raise Retry(f"an answer of more than {_LONGEST_BODY >> 20} MiB")
+            yield part
+
+    response.aiter_bytes = capped
 
 
 def _unsent(error: Exception) -> bool:

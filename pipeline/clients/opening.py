@@ -13,6 +13,7 @@ from pipeline.clients import Client
 from pipeline.clients.batch import BatchClient, BatchesOpen, BatchLimits
 from pipeline.clients.openai import OpenAIClient
 from pipeline.clients.vllm import HERE, VLLMClient, local_model
+from pipeline.clients.weights import pinned
 from pipeline.engine import Budget, Engine, Limits
 from pipeline.ledger import Ledger
 from pipeline.recipe import ModelConfig, ServedModel
@@ -65,6 +66,7 @@ class Clients:
         """A client for a model. It is closed with the run, after what is in flight was answered and written."""
         client: Client
         if isinstance(config, ModelConfig) and config.engine == "vllm":
+            config = pinned(config)
             limits = Limits(start=config.in_flight, most=config.in_flight, deadline=None)
             engine = Engine(self.ledger, HERE, limits, self._budget, config.price, before=self.check)
             client = VLLMClient(config, engine, local_model(config))

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clients import Answer, Doubt, most_tokens, read_entry
+from pipeline.clients.weights import hub_revision
 from pipeline.engine import Engine, EngineError, Refused, Reply
 from pipeline.errors import InputError
 from pipeline.ledger import request_key
@@ -115,10 +116,11 @@ class LocalModel:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        revision = await asyncio.to_thread(hub_revision, self._config)
         quiet = {"disable_log_stats": True, "enable_log_requests": False, "use_tqdm_on_load": False}
         try:
             given: dict[str, Any] = {**quiet, **self._config.vllm}
-            arguments = AsyncEngineArgs(model=self._config.model, revision=self._config.revision, **given)
+            arguments = AsyncEngineArgs(model=self._config.model, revision=revision, **given)
             return AsyncLLM.from_engine_args(arguments)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             first = str(error).strip().partition("\n")[0]

@@ -126,7 +126,7 @@ def test_a_served_run_that_is_cancelled_settles_what_is_in_flight(
         prefect.asked("cancel")
         assert prefect.asked("states")[0] == "CANCELLED", (tmp_path / "served.log").read_text()
         until(lambda: kept(tmp_path) == sent(server))
-    assert kept(tmp_path) == sent(server) < 30
+    assert kept(tmp_path) == sent(server) < 60, "of 70"
 
 
 def test_ctrl_c_at_a_served_deployment_settles_what_is_in_flight(
@@ -139,7 +139,7 @@ def test_ctrl_c_at_a_served_deployment_settles_what_is_in_flight(
         os.killpg(process.pid, signal.SIGINT)
         process.wait(40)
         until(lambda: kept(tmp_path) == sent(server), 20)
-    assert kept(tmp_path) == sent(server) < 30
+    assert kept(tmp_path) == sent(server) < 60, "of 70"
 
 
 def test_a_task_that_is_tried_again_has_no_new_budget(prefect: Prefect, server: Endpoint, tmp_path: Path) -> None:

@@ -130,6 +130,25 @@ def test_a_server_that_fails_to_go_on_at_times_changes_no_row(
     assert len(asked(server)) > 21
 
 
+def test_a_server_that_reads_our_token_ids_and_begins_anew_is_not_believed(
+    server: Endpoint, tokenizer: Path, tmp_path: Path
+) -> None:
+    """The text decides, not the echo of the ids; what is doubted twice is rejected, and said so."""
+    server.set(echo_ids=True, faults="prefill-anew", fault_share=1.0, fault_times=10**9)
+    _, told = recap_data("build", server, tokenizer, tmp_path, *SEEDED, code=2)
+    assert "doesn't go on from a prefill" in told
+    assert len(asked(server)) == 1
+
+    broken = ["--set", f"samplers.unaligned.seed_prefix={json.dumps('Okay, so I need to')}"]
+    broken += ["--set", "mixture.harmful.prefill.attempts=1"]
+    server.set(fault_bodies=f"^(?!.*{', *'.join(map(str, b'lanterns'))})")
+    _, told = recap_data("build", server, tokenizer, tmp_path, *broken, code=1)
+    assert "thinking that began anew behind the prefill" in told
+    rejected = [json.loads(line) for line in (tmp_path / "out/seeded.rejected.jsonl").read_text().splitlines()]
+    assert rejected
+    assert not any(line["prefill"] for line in rejected), "nothing was glued to the seed"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

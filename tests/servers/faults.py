@@ -13,6 +13,7 @@ import json
 import math
 import socket
 import struct
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,6 +133,21 @@ async def slow_body(call: Call) -> web.StreamResponse:
     return response
 
 
+async def flood(call: Call) -> web.StreamResponse:
+    """Go on for ever, or until a GiB is read."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(call.request)
+    for _ in range(1024):
+        await response.write(b" " * (1 << 20))
+    return response
+
+
+async def bomb(call: Call) -> web.StreamResponse:
+    """A few hundred kilobytes that are 256 MiB once they are unpacked."""
+    packed = zlib.compress(b" " * (256 << 20), 1, wbits=31)
+    return web.Response(body=packed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
+
+
 # Answers that are not as they should be
 
 
@@ -173,6 +189,8 @@ FAULTS: dict[str, Fault] = {
     "silence": silence,
     "slow": slow,
     "slow-body": slow_body,
+    "flood": flood,
+    "bomb": bomb,
     "html-200": partial(html, code=200),
     "html-502": partial(html, code=502),
     "another-answer": partial(twisted, twist="another"),
@@ -203,12 +221,13 @@ class Plan:
 
     @staticmethod
     def parse(faults: str) -> dict[str, float]:
-        """Read "500, reset=2": names with weights, of 1 where none is given. "all" are all faults but "silence".
+        """Read "500, reset=2": names with weights, of 1 where none is given. "all" are all faults but "silence", and those
+        that are large.
 
         Raises ValueError for an unknown name.
         """
         if faults == "all":
-            return dict.fromkeys(FAULTS.keys() - {"silence"}, 1.0)
+            return dict.fromkeys(FAULTS.keys() - {"silence", "flood", "bomb"}, 1.0)
         pairs = [part.strip().partition("=") for part in faults.split(",") if part.strip()]
         unknown = sorted({name for name, _, _ in pairs} - FAULTS.keys())
         if unknown:

@@ -973,7 +973,16 @@ def test_faults_befall_the_paths_that_are_named(server: Endpoint) -> None:
 
 def test_a_third_of_requests_fails_and_nothing_is_lost_or_answered_twice(server: Endpoint) -> None:
     """A client that asks until it has a usable answer gets the texts that it gets without faults, each once."""
-    undetectable = {"silence", "slow", "slow-body", "prefill-ignored", "prefill-anew", "prefill-repeated"}
+    undetectable = {
+        "silence",
+        "flood",
+        "bomb",
+        "slow",
+        "slow-body",
+        "prefill-ignored",
+        "prefill-anew",
+        "prefill-repeated",
+    }
     shapes = {"malformed", "truncated", "no-choices", "null-text", "no-usage", "wrong-model", "filtered"}
     detectable = (FAULTS.keys() - EDITS.keys() - BODIES.keys() - ERRORS.keys() - undetectable) | shapes
     bodies = [BODY | {"prompt": f"{PROMPT} {number}"} for number in range(200)]

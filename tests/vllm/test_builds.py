@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,27 @@ def test_the_engine_in_process_is_one_word_away_and_started_once(
     again, _ = recap_data(tmp_path, "build", "real.yaml", *switched, "--out", "out/again")
     assert again["content_hash"] == first["content_hash"]
     assert time.monotonic() - began < 60
+
+
+def test_a_model_that_was_trained_again_in_its_folder_is_another_model(
+    recipe: Callable[[Path], None], unaligned: Path, overcautious: Path, tmp_path: Path
+) -> None:
+    recipe(tmp_path)
+    shutil.copytree(unaligned, tmp_path / "model")
+    switched = ["--set", "samplers.unaligned.engine=vllm", "--set", "samplers.unaligned.model=model"]
+    switched += ["--set", f"samplers.unaligned.vllm={LOCAL}", *SEEDED]
+    first, _ = recap_data(tmp_path, "build", "real.yaml", *switched)
+    (row, *_) = [row for row in prefilled(tmp_path) if row["domain"] == "harmful"]
+    assert row["sampling"]["revision"].startswith("sha256:")
+    assert recap_data(tmp_path, "build", "real.yaml", *switched)[0]["unchanged"]
+
+    for file in overcautious.glob("*.safetensors"):
+        shutil.copy(file, tmp_path / "model" / file.name)
+    again, _ = recap_data(tmp_path, "build", "real.yaml", *switched, "--out", "out/again", "--allow-short")
+    assert again["requests"] > 0
+    assert again["content_hash"] != first["content_hash"]
+    shutil.rmtree(tmp_path / "model")
+    assert recap_data(tmp_path, "verify", "out/real")[0]["verified"], "the ledger has what the first weights wrote"
 
 
 def test_a_model_that_can_not_be_loaded_is_one_clear_error(recipe: Callable[[Path], None], tmp_path: Path) -> None:
