@@ -54,6 +54,26 @@ class Tokens(NamedTuple):
 NO_TOKENS = Tokens()
 
 
+class Used(NamedTuple):
+    """Answers that rows were made with, whenever they were paid: how many, their tokens as servers counted them, and
+    what these cost by the recipe's prices.
+    """
+
+    answers: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def plus(self, other: Used) -> Used:
+        """Both together."""
+        return Used(
+            self.answers + other.answers,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost + other.cost,
+        )
+
+
 class Run(NamedTuple):
     """One command of a user, however often a part of it is begun anew: its id, and when it began (since 1970)."""
 

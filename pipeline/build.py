@@ -513,6 +513,7 @@ def _package(
         "funnel": funnel,
         "attempts": rounds.attempts,
         "probes": rounds.probes,
+        "answers": {asker: rounds.used[asker]._asdict() for asker in sorted(rounds.used)},
     }
     text = card.render(manifest)
     write_text(out / card.CARD, text)

@@ -742,7 +742,9 @@ def _print_verified(found: Verified, as_json: bool) -> None:
         listed = {key: [change._asdict() for change in getattr(found, key)] for key in ("variants", "causes")}
         _print_json(found._asdict() | listed | {"verified": found.verified})
     else:
-        print(f"{found.name}: {'verified' if found.verified else 'NOT verified'}, content {found.content_hash[:12]}")
+        verified = "verified" if found.verified else "NOT verified"
+        answers = f", with {found.answers:,} answers as the ledger kept them" if found.answers else ""
+        print(f"{found.name}: {verified}, content {found.content_hash[:12]}{answers}")
         for line in found.lines():
             print(f"  {line}")
     if not found.verified:

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from pipeline.budget import ALL_KEPT, NO_TOKENS, Budget, BudgetSpent, EngineError, Prices, Tokens
+from pipeline.budget import ALL_KEPT, NO_TOKENS, Budget, BudgetSpent, EngineError, Prices, Tokens, Used
 from pipeline.errors import RecapError
 from pipeline.ledger import FILTERED, REFUSED, Entry, Ledger, LedgerError, request_key
 from pipeline.servers import Fault, Limits, Pool, Server, Servers
@@ -170,6 +170,7 @@ class Engine:
         self._more = NO_TOKENS
         self._unwritable: LedgerError | None = None
         self.sent = self.found = 0
+        self._used: Counter[tuple[str, str]] = Counter()
 
     async def ask(
         self,
@@ -209,7 +210,22 @@ class Engine:
             entry = await asyncio.shield(self._asked[key])
         if entry.finish in (REFUSED, FILTERED):
             raise Refused(entry.answer, finish=entry.finish)
+        self.note(entry, asker)
         return entry
+
+    def note(self, entry: Entry, asker: str) -> None:
+        """Count an answer among those that are used, by whoever asks for it now."""
+        self._used[asker, "answers"] += 1
+        self._used[asker, "prompt_tokens"] += entry.prompt_tokens or 0
+        self._used[asker, "completion_tokens"] += entry.completion_tokens or 0
+
+    def used(self) -> dict[str, Used]:
+        """The answers that were used, by who asked."""
+        found = {}
+        for asker in sorted({asker for asker, _ in self._used}):
+            answers, read, wrote = (self._used[asker, field] for field in Used._fields[:3])
+            found[asker] = Used(answers, read, wrote, Tokens(read, wrote).cost(self._prices))
+        return found
 
     def kept(self, request: Mapping[str, Any]) -> Entry | None:
         """The answer that the ledger has to a request, None where it has none."""

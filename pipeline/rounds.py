@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import steps
-from pipeline.budget import Run
+from pipeline.budget import Run, Used
 from pipeline.choice import Choice
 from pipeline.filters import TWIN
 from pipeline.recipe import Arm, ModelConfig, Recipe
@@ -38,12 +38,14 @@ class Rounds(NamedTuple):
     ``dropped`` counts the rows that left the mixture, by domain and reason; ``attempts`` has an entry for each arm
     and number of attempt: ``domain``, ``sampler``, ``words``, ``stance``, ``attempt``, ``tried``, ``accepted`` and
     ``rejected`` (by reason); ``probes`` says how each sampler's servers were seen to go on from a prefill;
-    ``requests`` were sent in the run, and ``cost`` is what was asked for, by the recipe's prices.
+    ``used`` are the answers that the rows were made with, by who asked, whenever they were paid; ``requests`` were sent
+    in the run, and ``cost`` is what was asked for, by the recipe's prices.
     """
 
     dropped: dict[str, Counter[str]]
     attempts: list[dict[str, Any]]
     probes: dict[str, str]
+    used: dict[str, Used]
     requests: int = 0
     cost: float = 0.0
 
@@ -54,7 +56,7 @@ def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, me
     sampling = steps.Sampling(recipe.seed, arms, recipe.samplers, recipe.judges, *means)
     models = {n for n, arm in arms.items() if isinstance(recipe.samplers[arm.prefill.sampler], ModelConfig)}
     judged = any(by.config.engine != "refusal" for by in steps.judged(arms, recipe.judges).values())
-    rounds = Rounds({arm.domain: Counter() for arm in arms.values()}, [], {})
+    rounds = Rounds({arm.domain: Counter() for arm in arms.values()}, [], {}, {})
     tries: dict[str, steps.Tries] = {name: Counter() for name in arms}
     again: dict[tuple[str, int, int], int] = {}
     turn = 0
@@ -69,6 +71,8 @@ def sample_rounds(recipe: Recipe, work: Path, choice: Choice, runner: Runner, me
             outcomes |= sampled
             sampling = sampling.after(spent)
             rounds.probes.update(spent.probes)
+            for asker, used in spent.used.items():
+                rounds.used[asker] = rounds.used.get(asker, Used()).plus(used)
             rounds = rounds._replace(requests=spent.requests, cost=spent.cost)
         twins = _twins(work, turn, sorted(models), list(shards), runner)
         for shard, outcome in outcomes.items():

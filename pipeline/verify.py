@@ -27,7 +27,8 @@ class Verified(NamedTuple):
     ``name`` is what the user calls it. ``content_hash`` is the manifest's, ``rebuilt_hash`` that of the rows made anew;
     ``variants`` are the further configs that were made anew with another content hash. ``damaged`` are files that are
     not what the manifest says, ``different`` those that the rebuild has with other bytes, or not at all. ``causes`` are
-    the inputs that are not what they were: packages, templates, revisions of sources.
+    the inputs that are not what they were: packages, templates, revisions of sources. ``answers`` of models were taken
+    from the ledger: what it kept is what counts, whatever a server would say now.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Verified(NamedTuple):
     damaged: list[str]
     different: list[str]
     causes: list[Change]
+    answers: int
 
     @property
     def rows_equal(self) -> bool:
@@ -125,6 +127,7 @@ def verify(reference: str, runner: Runner, *, base: Path | None = None, ledger: 
         damaged=damaged,
         different=[file for file in names if manifest["files"].get(file) != made["files"].get(file)],
         causes=input_changes(manifest, made),
+        answers=sum(used["answers"] for used in made["answers"].values()),
     )
 
 

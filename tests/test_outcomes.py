@@ -319,3 +319,16 @@ def test_a_server_slower_than_its_deadline_is_told(server: Endpoint, tmp_path: P
     options = ("--set", "samplers.unaligned.deadline=0.5", "--set", "samplers.unaligned.patience=3")
     _, told = build(server, tmp_path, *options, code=1)
     assert "deadline" in told
+
+
+def test_what_the_rows_were_made_with_is_in_the_manifest_and_told_by_verify(server: Endpoint, tmp_path: Path) -> None:
+    built, _ = build(server, tmp_path)
+    manifest = json.loads((tmp_path / "out/hosted/manifest.json").read_text())
+    used = manifest["answers"]["unaligned"]
+    assert used["answers"] == 24
+    assert used["cost"] == pytest.approx((used["prompt_tokens"] + 10 * used["completion_tokens"]) / 1e6)
+    assert used["cost"] < built["cost"], "the harmless request makes no row"
+    assert "24 answers of `unaligned` were used" in (tmp_path / "out/hosted/README.md").read_text()
+    command = [sys.executable, "-m", "pipeline.cli", "verify", "out/hosted"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "with 24 answers as the ledger kept them" in told

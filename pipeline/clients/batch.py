@@ -154,6 +154,7 @@ class BatchClient(OpenAIClient):
             entry = await asyncio.shield(self._asked[key])
         if entry.finish in (REFUSED, FILTERED):
             raise Refused(entry.answer, finish=entry.finish)
+        self._engine.note(entry, asker)
         return read_entry(entry)
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from pipeline.budget import Used
 from pipeline.clients import Client
 from pipeline.clients.batch import BatchClient, BatchesOpen, BatchLimits
 from pipeline.clients.openai import OpenAIClient
@@ -115,6 +116,15 @@ class Clients:
                 await client.close()
             if self._ledger is not None:
                 self._ledger.close()
+
+    @property
+    def used(self) -> dict[str, Used]:
+        """The answers that were used, by who asked."""
+        found: dict[str, Used] = {}
+        for engine in self._engines:
+            for asker, used in engine.used().items():
+                found[asker] = found.get(asker, Used()).plus(used)
+        return found
 
     @property
     def in_flight(self) -> int:

@@ -101,6 +101,15 @@ class Variant(_Part):
     prefilled: dict[str, Count] = {}
 
 
+class Answers(_Part):
+    """What the rows were made with, by sampler and judge: answers, their tokens as servers counted them, their cost."""
+
+    answers: Count
+    prompt_tokens: Count
+    completion_tokens: Count
+    cost: Annotated[float, Field(ge=0)]
+
+
 class Potency(_Part):
     """In which config the potency of prefills was measured, and with which model."""
 
@@ -176,6 +185,7 @@ class Manifest(_Part):
     shortages: list[str] = []
     attempts: list[Attempt] = []
     probes: dict[str, str] = {}
+    answers: dict[str, Answers] = {}
     columns: dict[str, dict[str, str]] = {}
     potency: Potency | None = None
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.budget import Run
+from pipeline.budget import Run, Used
 from pipeline.clients.batch import BatchLimits
 from pipeline.clients.opening import opened
 from pipeline.engine import Budget, Refused
@@ -89,12 +89,14 @@ class Sampling(NamedTuple):
 class Spent(NamedTuple):
     """What a run has sent and paid by the end of a round, and what its harmless requests showed of each sampler.
 
-    ``checked`` and ``unproven`` are as in `Sampling`.
+    ``used`` are the answers of this round alone, by who asked: those that were in the ledger as well. ``checked`` and
+    ``unproven`` are as in `Sampling`.
     """
 
     requests: int
     cost: float
     probes: dict[str, str]
+    used: dict[str, Used]
     checked: bool = False
     unproven: frozenset[str] = frozenset()
 
@@ -209,7 +211,7 @@ async def _sample(
         done = await asyncio.gather(*(asyncio.ensure_future(shard(number)) for number in shards))
         probed = {name: sampler.probed() for name, sampler in samplers.items() if isinstance(sampler, ModelSampler)}
         probes = {name: how for name, how in probed.items() if how is not None}
-        spent = Spent(budget.spent, budget.cost, probes, clients.checked, clients.unproven)
+        spent = Spent(budget.spent, budget.cost, probes, clients.used, clients.checked, clients.unproven)
     return dict(zip(shards, done, strict=True)), spent
 
 

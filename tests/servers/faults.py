@@ -221,8 +221,8 @@ class Plan:
 
     @staticmethod
     def parse(faults: str) -> dict[str, float]:
-        """Read "500, reset=2": names with weights, of 1 where none is given. "all" are all faults but "silence", and those
-        that are large.
+        """Read "500, reset=2": names with weights, of 1 where none is given. "all" are all but "silence" and
+        those that are large.
 
         Raises ValueError for an unknown name.
         """
