@@ -3,6 +3,7 @@
     python tests/benchmarks/bench_engine.py                             # all parts, without the peers
     python tests/benchmarks/bench_engine.py clients --curator curator-env/bin/python \\
         --distilabel distilabel-env/bin/python
+    python tests/benchmarks/bench_engine.py clients --before ../earlier --rounds 9
     python tests/benchmarks/bench_engine.py kill --kills 100
 
 *clients* send 2,000 chat requests (prompts of about 60 words, answers of about 120) to one local server that takes 50
@@ -51,7 +52,8 @@ from tests.servers.endpoint import Endpoint, Record, canonical, endpoint  # noqa
 LATENCY, IN_FLIGHT, REQUESTS = 0.05, 256, 2000
 
 OURS, BARE, RAW, CURATOR, DISTILABEL = "engine and ledger", "bare openai", "bare aiohttp", "curator", "distilabel"
-FLOORS = {CURATOR: 2.5, DISTILABEL: 4.0, BARE: 0.9}
+BEFORE = "engine before"
+FLOORS = {CURATOR: 2.5, DISTILABEL: 4.0, BARE: 0.9, BEFORE: 1.0}
 """How many times as fast as these ours is to be."""
 
 RECIPE = """
@@ -117,7 +119,7 @@ def arrivals(url: str) -> list[float]:
         return times
 
 
-def clients(peers: dict[str, str | None], rounds: int) -> None:
+def clients(peers: dict[str, str | None], rounds: int, before: Path | None) -> None:
     """All clients in turns."""
     loops = str(PEERS / "loops.py")
     drivers: dict[str, list[str]] = {
@@ -125,6 +127,8 @@ def clients(peers: dict[str, str | None], rounds: int) -> None:
         BARE: [sys.executable, loops, "openai"],
         RAW: [sys.executable, loops, "aiohttp"],
     }
+    if before is not None:
+        drivers[BEFORE] = [sys.executable, str(before / "tests/benchmarks/peers/loops.py"), "engine"]
     for name, python in peers.items():
         if python is None:
             print(f"{name} is left out: give its environment's Python with --{name}")
@@ -137,8 +141,8 @@ def clients(peers: dict[str, str | None], rounds: int) -> None:
             for name, command in drivers.items():
                 printed = drive(command, url, asked, IN_FLIGHT)
                 came = arrivals(url)
-                extra = 1 if name == CURATOR else 0  # it asks for the limits first
-                if len(came) != REQUESTS + extra:
+                extra = len(came) - REQUESTS  # what is asked beforehand: curator's limits, our harmless request
+                if extra not in (0, 1):
                     raise SystemExit(f"{name} sent {len(came)} requests")
                 at_server = came[-1] - came[extra] + LATENCY
                 figures[name].append((printed["seconds"], at_server, printed["cpu"]))
@@ -355,6 +359,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=parts, help=", ".join(parts))
     parser.add_argument("--curator", help="the Python of an environment with bespokelabs-curator")
     parser.add_argument("--distilabel", help="the Python of an environment with distilabel")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, whose engine is one more client")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -363,7 +368,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "clients" in options.parts:
-            clients({CURATOR: options.curator, DISTILABEL: options.distilabel}, options.rounds)
+            clients({CURATOR: options.curator, DISTILABEL: options.distilabel}, options.rounds, options.before)
         if "slow" in options.parts:
             slow()
         if "kill" in options.parts:
