@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -332,3 +333,28 @@ def test_what_the_rows_were_made_with_is_in_the_manifest_and_told_by_verify(serv
     command = [sys.executable, "-m", "pipeline.cli", "verify", "out/hosted"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "with 24 answers as the ledger kept them" in told
+
+
+@pytest.mark.parametrize("kilobytes", [24, 96])
+def test_a_disk_that_is_full_at_any_moment_loses_nothing_that_was_paid(
+    server: Endpoint, tmp_path: Path, sound: dict[str, str], kilobytes: int
+) -> None:
+    """No file may grow beyond a size, which the ledger reaches earlier or later, and whatever else is written too."""
+    server.set(latency=0.05)
+    (tmp_path / "hosted.yaml").write_text(RECIPE.replace("URL", server.base_url))
+    command = [sys.executable, "-m", "pipeline.cli", "build", "hosted.yaml"]
+    limits = (kilobytes << 10, resource.RLIM_INFINITY)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in (0, 1), done.stderr
+    build(server, tmp_path)
+    assert prefills(tmp_path) == sound
+    assert set(server.answered().values()) == {1}
+    assert is_verified(tmp_path)
