@@ -245,7 +245,7 @@ def test_a_stop_keeps_what_is_in_flight_and_sends_nothing_more_and_a_second_one_
             "recap-data: stopped. The last finished output is as it was; run the same command again.\n"
         )
         assert "Traceback" not in told
-        assert "Stopping: waiting for 9 requests in flight; Ctrl-C again to leave them\n" in told
+        assert f"Stopping: waiting for {in_flight} requests in flight; Ctrl-C again to leave them\n" in told
         assert time.monotonic() - began < 6
         with Ledger(tmp_path / "out/ledger.sqlite") as book:
             kept = len([entry for _, entry in book.entries() if BEFOREHAND not in json.dumps(entry.request)])
