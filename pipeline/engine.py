@@ -286,9 +286,9 @@ class Engine:
         self._servers.leave_out(url)
 
     @property
-    def in_flight(self) -> int:
-        """Requests that servers have now."""
-        return self._servers.in_flight
+    def servers(self) -> frozenset[Server]:
+        """The servers that are asked, which others may ask too."""
+        return self._servers.all
 
     def stop(self) -> None:
         """Send nothing more. Requests in flight are still answered and written; those that wait are given up."""

@@ -191,9 +191,9 @@ class Servers:
             raise
 
     @property
-    def in_flight(self) -> int:
-        """How many slots are taken, by whoever asks these servers."""
-        return sum(server.in_flight for server in set(self._servers))
+    def all(self) -> frozenset[Server]:
+        """Each of them once."""
+        return frozenset(self._servers)
 
     def release(self, server: Server) -> None:
         """Give a slot back; whoever waits for this server longest is next."""

@@ -129,7 +129,8 @@ class Clients:
     @property
     def in_flight(self) -> int:
         """Requests that servers have now and didn't answer yet; those in batches are none."""
-        return sum(engine.in_flight for engine in self._engines if isinstance(engine, Engine))
+        servers = {server for engine in self._engines for server in engine.servers}
+        return sum(server.in_flight for server in servers)
 
     async def check(self) -> None:
         """Run the checks, or wait for them; they are run once. Raises what the first of them that fails does."""
