@@ -448,6 +448,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise _broken(path, "what should be text is none") from error
     except OSError as error:
         raise LedgerError(
             f"{error.filename or path} can't be used: {error.strerror}. Give --ledger another path."
@@ -557,15 +559,19 @@ def _no_ledger(path: Path) -> str:
     return f"{path} is no ledger of recap-data; it was left as it is. Give --ledger another path."
 
 
+def _broken(path: Path, why: str) -> LedgerError:
+    return LedgerError(
+        f"{path} is broken ({why}); it was left as it is. `sqlite3 {path.name} .recover` may save its answers. "
+        "Move it away to start a new one, or give --ledger another path."
+    )
+
+
 def _unusable(path: Path, error: sqlite3.Error) -> LedgerError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
         return NoLedgerError(_no_ledger(path))
     if code == sqlite3.SQLITE_CORRUPT:
-        return LedgerError(
-            f"{path} is broken ({error}); it was left as it is. `sqlite3 {path.name} .recover` may save its answers. "
-            "Move it away to start a new one, or give --ledger another path."
-        )
+        return _broken(path, str(error))
     ways = {
         sqlite3.SQLITE_FULL: "Make room",
         sqlite3.SQLITE_BUSY: "Another program holds it: end that",
@@ -575,11 +581,15 @@ def _unusable(path: Path, error: sqlite3.Error) -> LedgerError:
     return LedgerError(f"{path} can't be used: {error}. {way}, and run the same command again.")
 
 
+_TYPES = (bytes, str, str | None, str, str | None, *(int | None,) * 2, *(int | float | None,) * 2, int)
+"""Of an entry's columns, its request aside."""
+
+
 def _entry(row: tuple[Any, ...]) -> Entry:
     key, asker, model, request, answer, finish, *rest, _ = row
     try:
         asked = json.loads(request)
-        if not isinstance(asked, dict) or not isinstance(answer, str) or not isinstance(finish, str | None):
+        if not isinstance(asked, dict) or not all(map(isinstance, (key, asker, model, answer, finish, *rest), _TYPES)):
             raise TypeError
     except (ValueError, TypeError, RecursionError):
         raise LedgerError(
