@@ -195,6 +195,8 @@ class Ledger:
             self.read_only = True
             with _told(path):
                 self._db = _open_to_read(path)
+        except UnicodeDecodeError:
+            raise _broken(path, _NO_TEXT) from None
         except OSError as error:
             raise LedgerError(
                 f"{path} can't be made: {error.strerror}. Give --ledger a path you may write to."
@@ -448,8 +450,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
-    except UnicodeDecodeError as error:
-        raise _broken(path, "what should be text is none") from error
+    except UnicodeDecodeError:
+        raise _broken(path, _NO_TEXT) from None
     except OSError as error:
         raise LedgerError(
             f"{error.filename or path} can't be used: {error.strerror}. Give --ledger another path."
@@ -557,6 +559,9 @@ def _digest(row: tuple[Any, ...]) -> bytes:
 
 def _no_ledger(path: Path) -> str:
     return f"{path} is no ledger of recap-data; it was left as it is. Give --ledger another path."
+
+
+_NO_TEXT = "what should be text is none"
 
 
 def _broken(path: Path, why: str) -> LedgerError:
