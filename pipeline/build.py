@@ -22,7 +22,7 @@ from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
 from pipeline.errors import OutputError, ShortageError
 from pipeline.filters import REFUSED
-from pipeline.funnel import Funnel, story
+from pipeline.funnel import Funnel, story, yielded
 from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
 from pipeline.publish.manifest import ManifestError, Whole, check
@@ -412,7 +412,7 @@ def _check_quotas(choice: Choice, funnel: Funnel, allow_short: bool, rounds: Rou
     empty = [domain for domain, selection in choice.domains.items() if not len(selection.chosen())]
     if empty or (shortages and not allow_short):
         yields = _yields(short, rounds) if rounds else {}
-        told = "".join(f"\n  {name}: {steps.yielded(accepted, why)}." for name, (accepted, why) in yields.items())
+        told = "".join(f"\n  {name}: {yielded(accepted, why)}." for name, (accepted, why) in yields.items())
         fruitless = any(not accepted for accepted, _ in yields.values())
         advice = (
             "More prompts won't help where nothing is accepted: change the sampler, what steers it, or the judge."

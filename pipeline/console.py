@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from pipeline.funnel import yielded
 
 if TYPE_CHECKING:
     from pipeline.cost import Estimate
@@ -22,14 +23,6 @@ class _Rate(ProgressColumn):
         seconds = task.finished_time or task.elapsed
         known = task.fields.get("counted") and task.completed and seconds
         return Text(f"{task.completed / seconds:,.0f} rows/s" if known and seconds else "", style="dim")
-
-
-def yields(accepted: int, rejected: Mapping[str, int]) -> str:
-    """How tries at prefills went, the most frequent reason first; empty where there were none."""
-    if not accepted and not rejected:
-        return ""
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(rejected).most_common())
-    return f"accepted {accepted:,} · rejected {sum(rejected.values()):,}{f' ({reasons})' if reasons else ''}"
 
 
 class _Bars(Progress):
@@ -74,7 +67,7 @@ class Live:
 
     def tried(self, accepted: int, rejected: Mapping[str, int]) -> None:
         """See `pipeline.runner.Progress`."""
-        self._bars.below = yields(accepted, rejected)
+        self._bars.below = yielded(accepted, rejected)
 
     def tell(self, line: str) -> None:
         """See `pipeline.runner.Progress`."""
@@ -120,7 +113,7 @@ class Lines:
 
     def tried(self, accepted: int, rejected: Mapping[str, int]) -> None:
         """See `pipeline.runner.Progress`."""
-        self._yields = f" · {yields(accepted, rejected)}"
+        self._yields = f" · {yielded(accepted, rejected)}"
         self._now_and_then()
 
     def tell(self, line: str) -> None:

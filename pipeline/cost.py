@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,13 +22,16 @@ from pipeline.choice import Choice
 from pipeline.clients import TEMPLATE_TOKENS
 from pipeline.clients.opening import Clients, opened
 from pipeline.clients.tokenizers import NoTokenizer, load
-from pipeline.engine import Budget, Refused, Tokens
+from pipeline.engine import Budget, EngineError, Refused, Tokens
+from pipeline.judges import Judge
 from pipeline.judges.opening import open_judges
 from pipeline.recipe import JudgeConfig, ModelConfig, Prefill, Recipe, RefusalConfig, ServedModel
-from pipeline.samplers import PrefillRequest
+from pipeline.samplers import PrefillRequest, Sampler
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
 from pipeline.thinking import RenderingError
+
+C = TypeVar("C")
 
 PROBED = 16
 """Rows that a probe asks."""
@@ -101,21 +104,54 @@ async def _estimate(recipe: Recipe, work: Path, choice: Choice, ledger: Path, pr
     }
     judges = steps.judged(arms, recipe.judges)
     asked: set[bytes] = set()
+    used = {prefill.sampler: _direct(recipe.samplers[prefill.sampler]) for _, _, prefill in arms.values()}
     async with opened(ledger, Budget()) as clients:
-        direct = {name: config.model_copy(update={"batch": False}) for name, config in models.items()}
-        samplers = open_samplers(direct, clients)
+        samplers = open_samplers(used, clients)
         open_judges(judges, clients)
         for name, (_, domain, prefill) in arms.items():
-            rows = list(_rows(recipe, work, choice, name, prefill))
-            every = list(_candidates(recipe, work, choice, domain, prefill))
-            if prefill.sampler in models:
-                sampler = samplers[prefill.sampler]
-                assert isinstance(sampler, ModelSampler)
+            sampler = samplers[prefill.sampler]
+            if isinstance(sampler, ModelSampler):
+                rows = list(_rows(recipe, work, choice, name, prefill))
+                every = list(_candidates(recipe, work, choice, domain, prefill))
                 model = models[prefill.sampler]
                 listed.append(await _of_sampler(domain, prefill, model, sampler, rows, every, clients, asked, probe))
-            if name in judges and not isinstance(judges[name].config, RefusalConfig):
-                listed.append(_of_judge(domain, prefill, judges[name].config, rows, every))
-    return listed
+    by_models = {
+        name: judged._replace(config=_direct(judged.config))
+        for name, judged in judges.items()
+        if not isinstance(judged.config, RefusalConfig)
+    }
+    async with opened(ledger, Budget(requests=0)) as clients:
+        samplers = open_samplers(used, clients)
+        for name, judge in open_judges(by_models, clients).items():
+            _, domain, prefill = arms[name]
+            rows = list(_rows(recipe, work, choice, name, prefill))
+            every = list(_candidates(recipe, work, choice, domain, prefill))
+            found = await _judged(rows, prefill, samplers[prefill.sampler], judge)
+            listed.append(_of_judge(domain, prefill, by_models[name].config, rows, every, found))
+    order: dict[str, int] = {
+        domain: place for place, domain in enumerate(dict.fromkeys(domain for _, domain, _ in arms.values()))
+    }
+    return sorted(listed, key=lambda line: order[line.domain])
+
+
+def _direct(config: C) -> C:
+    """The same model, asked at once and not in batches."""
+    return config.model_copy(update={"batch": False}) if isinstance(config, ServedModel) else config
+
+
+async def _judged(rows: list[PrefillRequest], prefill: Prefill, sampler: Sampler, judge: Judge) -> int:
+    """How many first tries the judge needn't be asked about: nothing is sent, so what is answered is in the ledger."""
+
+    async def needless(row: PrefillRequest) -> bool:
+        try:
+            await steps.judge_thought(await sampler.sample(row), row, prefill, sampler, judge)
+        except Refused:
+            return True
+        except EngineError:
+            return False
+        return True
+
+    return sum(await asyncio.gather(*map(needless, rows)))
 
 
 def _rows(recipe: Recipe, work: Path, choice: Choice, arm: str, prefill: Prefill) -> Iterator[PrefillRequest]:
@@ -193,25 +229,32 @@ def _most(text: str) -> int:
 
 
 def _of_judge(
-    domain: str, prefill: Prefill, config: JudgeConfig, rows: list[PrefillRequest], every: list[PrefillRequest]
+    domain: str,
+    prefill: Prefill,
+    config: JudgeConfig,
+    rows: list[PrefillRequest],
+    every: list[PrefillRequest],
+    found: int,
 ) -> Estimate:
-    """A judge is asked about what a sampler wrote, so what the ledger has is not known before."""
+    """What a judge will be asked about first tries, but for `found` of them, and at most."""
     assert isinstance(config, ServedModel)
+    missing = len(rows) - found
     words = sum(len(row.prompt.split()) for row in rows) + prefill.words * len(rows)
+    share = missing / len(rows) if rows else 0.0
     answer = int(getattr(config, "max_tokens", _GUARD_TOKENS))
-    prompt, completion = round(words * TOKENS_PER_WORD) + _JUDGE_TOKENS * len(rows), answer * len(rows)
+    prompt, completion = round(words * TOKENS_PER_WORD * share) + _JUDGE_TOKENS * missing, answer * missing
     longest = prefill.words * _BYTES_PER_WORD + _JUDGE_BYTES
     most = [Tokens(_most(row.prompt) + longest, answer).cost(config.price) for row in every]
     return Estimate(
         domain=domain,
         asker=config.engine,
         model=config.model,
-        requests=len(rows),
-        found=0,
+        requests=missing,
+        found=found,
         prompt_tokens=prompt,
         completion_tokens=completion,
         cost=Tokens(prompt, completion).cost(config.price),
-        most_requests=len(every) * prefill.attempts + _CHECKS * len(set(config.base_url)),
+        most_requests=len(every) * prefill.attempts - found + _CHECKS * len(set(config.base_url)),
         most_cost=sum(most) * prefill.attempts + max(most, default=0.0) * _CHECKS * len(set(config.base_url)),
         counted="estimate",
     )

@@ -81,13 +81,14 @@ class Retry(Exception):
         *,
         busy: bool = False,
         late: bool = False,
+        lost: bool = False,
         after: float | None = None,
         paid: Tokens | None = None,
         reply: Reply | None = None,
         doubtful: str | None = None,
     ) -> None:
         super().__init__(why)
-        self.fault = Fault(why, busy, late, after)
+        self.fault = Fault(why, busy, late, lost, after)
         self.paid, self.reply, self.doubtful = paid, reply, doubtful
 
 
@@ -379,7 +380,7 @@ class Engine:
                     raise
             except Retry as retry:
                 server.failed(sent, retry.fault)
-                tries.note(str(retry), busy=retry.fault.busy)
+                tries.note(str(retry), busy=retry.fault.busy or retry.fault.lost)
                 if retry.reply is not None:
                     tries.doubts += 1
                     if tries.doubts > 1:

@@ -49,3 +49,9 @@ def story(funnel: list[dict[str, Any]], domain: str) -> str:
     for row in rows:
         parts += [f"{row['step']}: -{count:,} {reason}" for reason, count in row["dropped"].items()]
     return ", ".join(parts)
+
+
+def yielded(accepted: int, rejected: Mapping[str, int]) -> str:
+    """What became of tries, in words: the most frequent reason first."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(rejected).most_common())
+    return f"{accepted:,} of {accepted + sum(rejected.values()):,} accepted" + (f" ({reasons})" if reasons else "")

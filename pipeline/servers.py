@@ -43,12 +43,14 @@ class Fault(NamedTuple):
     """How a request failed, for its server.
 
     ``busy`` says that the server wants less; ``after`` are the seconds that it wants to be left alone for; ``late``
-    says that there was no answer by the deadline.
+    says that there was no answer by the deadline, ``lost`` that no connection could be made: it may be starting again,
+    and is waited for as long as the patience lasts.
     """
 
     why: str
     busy: bool = False
     late: bool = False
+    lost: bool = False
     after: float | None = None
 
 

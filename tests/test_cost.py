@@ -78,6 +78,22 @@ def test_a_plan_finds_in_the_ledger_what_was_answered(server: Endpoint, tmp_path
     assert (line["requests"], line["found"], line["cost"]) == (0, 30, 0)
 
 
+def test_a_plan_finds_in_the_ledger_what_was_judged(server: Endpoint, tmp_path: Path) -> None:
+    judge = f"judges.stance={{engine: rubric, base_url: {server.base_url}, model: judge-json}}"
+    options = ("--set", judge, "--set", "samplers.unaligned.max_tokens=600")
+    recap_data("build", server, tmp_path, *options, "--max-requests", "40", code=1)
+    asked = len(server.answered())
+    sampler, judged = recap_data("plan", server, tmp_path, *options)[0]["estimates"]
+    assert judged["asker"] == "rubric"
+    assert 0 < judged["found"] < sampler["found"]
+    assert judged["requests"] + judged["found"] == 30
+    recap_data("build", server, tmp_path, *options)
+    lines = recap_data("plan", server, tmp_path, *options, "--out", "out/other")[0]["estimates"]
+    assert [(line["requests"], line["found"], line["cost"]) for line in lines] == [(0, 30, 0), (0, 30, 0)]
+    assert len(server.answered()) > asked, "and planning asked nothing"
+    assert set(server.answered().values()) == {1}
+
+
 def test_a_probe_asks_sixteen_rows_that_the_build_then_finds(server: Endpoint, tmp_path: Path) -> None:
     (line,) = recap_data("plan", server, tmp_path, "--probe")[0]["estimates"]
     assert len(server.answered()) == 16

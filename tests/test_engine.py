@@ -217,6 +217,27 @@ def test_a_budget_of_requests_stops_and_goes_on(server: Endpoint, tmp_path: Path
     assert len(server.log()) == 10
 
 
+def test_a_server_that_wants_to_be_left_alone_for_long_holds_up_no_other(tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    async def send(url: str) -> Reply:
+        sent.append(url)
+        if sent.count(url) == 1:
+            raise Retry("busy", busy=True, after=100.0 if url == "a" else 0.2)
+        return Reply("answer")
+
+    async def run() -> None:
+        with Ledger(tmp_path / "l") as book:
+            engine = Engine(book, ["a", "b"], QUICK._replace(start=1, most=1, patience=300.0))
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(engine.ask({"i": i}, send, asker="s") for i in range(6)))
+            await engine.settle()
+
+    asyncio.run(run())
+    assert sent.count("a") == 1
+    assert sent.count("b") == 7
+
+
 def test_a_retry_waits_outside_the_slot(tmp_path: Path) -> None:
     order = []
 

@@ -225,10 +225,11 @@ class OpenAIClient:
         except openai.APIStatusError as error:
             said = error.response.text.replace(self._key, "[key]") if len(self._key) > 4 else error.response.text
             raise read_error(error.status_code, error.response.headers, said, url, model) from error
-        except openai.APITimeoutError as error:
-            raise Retry(f"{type(error).__name__}: {error}") from error
         except openai.APIConnectionError as error:
-            raise Retry(f"{type(error).__name__}: {error}", paid=NO_TOKENS if _unsent(error) else None) from error
+            unmade = _unmade(error)
+            if unmade is not None:
+                raise Retry(str(unmade).replace(" ssl:default", ""), lost=True, paid=NO_TOKENS) from error
+            raise Retry(f"{type(error).__name__}: {error}") from error
         except openai.APIError as error:
             raise Retry(f"{type(error).__name__}: {error}") from error
         try:
@@ -279,13 +280,13 @@ async def _cap(response: Any) -> None:
     response.aiter_bytes = capped
 
 
-def _unsent(error: Exception) -> bool:
-    """Whether a connection could not even be made, so that nothing was asked."""
+def _unmade(error: Exception) -> Exception | None:
+    """Why a connection could not even be made, so that nothing was asked; None where it could."""
     import aiohttp
 
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, aiohttp.ClientConnectorError):
-            return True
+            return cause
         cause = cause.__cause__ or cause.__context__
-    return False
+    return None

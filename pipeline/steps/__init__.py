@@ -32,9 +32,19 @@ from pipeline.steps.cleaning import (
     pull_file,
     spread,
 )
-from pipeline.steps.giving_up import ACCEPTED, GaveUp, Tries, leave_rejected, yielded
+from pipeline.steps.giving_up import ACCEPTED, GaveUp, Tries, leave_rejected
 from pipeline.steps.packaging import GIVEN_UP, SURPLUS, Show, mix
-from pipeline.steps.sampling import Sampled, Sampling, Spent, Wanted, drop_twins, judged, request_of, sample
+from pipeline.steps.sampling import (
+    Sampled,
+    Sampling,
+    Spent,
+    Wanted,
+    drop_twins,
+    judge_thought,
+    judged,
+    request_of,
+    sample,
+)
 from pipeline.steps.shards import read_table, shard_count, write_array
 
 __all__ = [
@@ -53,6 +63,7 @@ __all__ = [
     "drop_exact",
     "drop_twins",
     "find_near",
+    "judge_thought",
     "judged",
     "leave_rejected",
     "mix",
@@ -64,5 +75,4 @@ __all__ = [
     "shard_count",
     "spread",
     "write_array",
-    "yielded",
 ]

@@ -7,7 +7,6 @@ builds that are paying; one whose answers are all in the ledger is walked to its
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +14,11 @@ from typing import Any
 
 from pipeline.errors import RecapError
 from pipeline.filters import TWIN
+from pipeline.funnel import yielded
 from pipeline.recipe import Arm, Prefill
 from pipeline.runner import Progress
 from pipeline.steps.shards import read_table, rounds_of
+from pipeline.writing import write_text
 
 LOOKED_AT = 100
 """So many tries at an arm's prefills are waited for before its yield is judged."""
@@ -39,12 +40,6 @@ def summed(tries: Tries) -> tuple[int, Counter[str]]:
     for (_, reason), count in tries.items():
         reasons[reason] += count
     return reasons.pop(ACCEPTED, 0), +reasons
-
-
-def yielded(accepted: int, rejected: Mapping[str, int]) -> str:
-    """What became of tries, in words: the most frequent reason first."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(rejected).most_common())
-    return f"{accepted:,} of {accepted + sum(rejected.values()):,} accepted" + (f" ({reasons})" if reasons else "")
 
 
 def hopeless(prefill: Prefill, tries: Tries) -> bool:
@@ -108,12 +103,7 @@ def leave_rejected(work: Path, path: Path) -> int:
     kept = [*_rejected(work), *_twins(work)]
     if kept:
         kept.sort(key=lambda line: (line["domain"], line["arm"], line["id"], line["attempt"]))
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            unfinished.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
     return len(kept)
 
 

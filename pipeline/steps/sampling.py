@@ -280,7 +280,7 @@ async def _try(place: int, first: int, row: dict[str, Any], station: _Station, t
             result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": refused(str(outcome))}
             final = outcome.finish == LEDGER_REFUSED
         else:
-            result = await _judged(thought, request, station)
+            result = await judge_thought(thought, request, station.prefill, station.sampler, station.judge)
         result |= {"row": place, "arm": station.arm}
         tries[attempt, result["reason"] or ACCEPTED] += 1
         station.ended(row, attempt, result)
@@ -289,8 +289,14 @@ async def _try(place: int, first: int, row: dict[str, Any], station: _Station, t
     return result
 
 
-async def _judged(thought: Thought, request: PrefillRequest, station: _Station) -> dict[str, Any]:
-    sampler, prefill = station.sampler, station.prefill
+async def judge_thought(
+    thought: Thought, request: PrefillRequest, prefill: Prefill, sampler: Sampler, judge: Judge | None
+) -> dict[str, Any]:
+    """What becomes of what a sampler wrote: the columns of `schema.SAMPLES` but for the row and its arm.
+
+    Raises:
+        EngineError: the judge could not be made to answer.
+    """
     prefix = cut_prefix(thought.thinking, prefill.words)
     wrote_none = not thought.thinking and thought.answer is not None
     reason = (
@@ -306,8 +312,8 @@ async def _judged(thought: Thought, request: PrefillRequest, station: _Station) 
         )
     )
     verdict = None
-    if reason is None and station.judge is not None and request.stance is not None:
-        verdict = await station.judge.judge(Exchange(request.prompt, prefix.text))
+    if reason is None and judge is not None and request.stance is not None:
+        verdict = await judge.judge(Exchange(request.prompt, prefix.text))
         reason = reject_stance(request.stance, verdict)
     return {
         "prefill": prefix.text,

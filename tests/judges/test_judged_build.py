@@ -88,6 +88,22 @@ def test_a_judge_that_can_not_be_read_is_counted_and_never_passes(server: Endpoi
     assert {row["verdict"]["stance"] for row in kept if row["prefill"]} == {"complies", "refuses"}
 
 
+@pytest.mark.parametrize("way", ["content-filter", "empty-text", "half-emoji-token"])
+def test_an_answer_of_a_judge_that_is_nothing_costs_its_verdict_alone(
+    server: Endpoint, tmp_path: Path, way: str
+) -> None:
+    judges = (
+        r'^(?!.*Rhine)(?=.*"(?:guard-llama|judge-json)").*(?:lighthouse|insults about|queen and a rook|bank password)'
+    )
+    server.set(faults=way, fault_share=1.0, fault_times=10**9, fault_bodies=judges)
+    told, _ = build(server, tmp_path)
+    assert told["rows"]["mixture"] == 40
+    rejected = pq.read_table(tmp_path / "out/judged/rejected").to_pylist()
+    for row in rejected:
+        assert row["verdict"] is None or row["verdict"]["stance"] != "unreadable" or "read" in row["reason"]
+    assert any(record.fault == way for record in server.log()), "it befell somebody"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
