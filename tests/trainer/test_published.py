@@ -109,16 +109,17 @@ def test_with_embedded_rewards(place: Path) -> None:
 
 @pytest.fixture
 def guard(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A random guard on a real server, held to its labels by a bias: the entry of a config."""
+    """A random guard on a real server, held to its labels by a bias, and to "safe" rather than "unsafe", as what it is
+    asked beforehand is: the entry of a config."""
     if not VLLM:
         pytest.skip("needs vLLM in an environment of its own: RECAP_VLLM_PYTHON names its interpreter")
     folder = tiny_guard(tmp_path / "guard")
-    ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(["safe", "unsafe"])
+    safe, unsafe = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(["safe", "unsafe"])
     with ExitStack() as stack:
         server = stack.enter_context(
             running(folder, tmp_path / "vllm.log", "--logprobs-mode", "processed_logprobs", python=VLLM)
         )
-        held = {"logit_bias": {str(label): 50 for label in ids}, "max_tokens": 1}
+        held = {"logit_bias": {str(safe): 52, str(unsafe): 50}, "max_tokens": 1}
         asked = {"engine": "guard", "family": "llama-guard-3", "base_url": server.base_url, "model": server.model}
         yield asked | {"extra": held}
 
