@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,11 +59,22 @@ def sent(server: Endpoint) -> int:
     return len([body for body in asked if BEFOREHAND not in body])
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120.0, log: Path | None = None) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, log.read_text() if log else "it never came to that"
         time.sleep(0.05)
+
+
+@contextmanager
+def serving(prefect: Prefect, folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A deployment of its own name, so that no run is of the one that another test served before."""
+    recipe, log = folder / "served.yaml", folder / "served.log"
+    recipe.write_text(recipe.read_text().replace("name: served", f"name: {name}"))
+    command = [sys.executable, "-m", "pipeline.cli", "schedule", "served.yaml", "--cron", "0 3 * * 1"]
+    with running(command, log, env=prefect.env, cwd=folder, start_new_session=True) as process:
+        prefect.asked("trigger", name)
+        yield process
 
 
 def kept(folder: Path) -> int:
@@ -119,10 +131,8 @@ def test_a_run_of_the_command_that_is_cancelled_ends(prefect: Prefect, server: E
 def test_a_served_run_that_is_cancelled_settles_what_is_in_flight(
     prefect: Prefect, server: Endpoint, tmp_path: Path
 ) -> None:
-    served = [sys.executable, "-m", "pipeline.cli", "schedule", "served.yaml", "--cron", "0 3 * * 1"]
-    with running(served, tmp_path / "served.log", env=prefect.env, cwd=tmp_path):
-        prefect.asked("trigger", "served")
-        until(lambda: sent(server) >= 4)
+    with serving(prefect, tmp_path, "cancelled"):
+        until(lambda: sent(server) >= 4, log=tmp_path / "served.log")
         prefect.asked("cancel")
         assert prefect.asked("states")[0] == "CANCELLED", (tmp_path / "served.log").read_text()
         until(lambda: kept(tmp_path) == sent(server))
@@ -132,10 +142,8 @@ def test_a_served_run_that_is_cancelled_settles_what_is_in_flight(
 def test_ctrl_c_at_a_served_deployment_settles_what_is_in_flight(
     prefect: Prefect, server: Endpoint, tmp_path: Path
 ) -> None:
-    served = [sys.executable, "-m", "pipeline.cli", "schedule", "served.yaml", "--cron", "0 3 * * 1"]
-    with running(served, tmp_path / "served.log", env=prefect.env, cwd=tmp_path, start_new_session=True) as process:
-        prefect.asked("trigger", "served")
-        until(lambda: sent(server) >= 4)
+    with serving(prefect, tmp_path, "interrupted") as process:
+        until(lambda: sent(server) >= 4, log=tmp_path / "served.log")
         os.killpg(process.pid, signal.SIGINT)
         process.wait(40)
         until(lambda: kept(tmp_path) == sent(server), 20)
