@@ -1,4 +1,4 @@
-"""llama.cpp's own server with SmolLM2-135M-Instruct, as two packages hold them: run, and started in a process of its own.
+"""llama.cpp's own server with SmolLM2-135M-Instruct, as two packages hold them, in a process of its own.
 
 Run by itself it serves until its standard input ends: so it never outlives who started it.
 """

@@ -22,7 +22,9 @@ def tokenizer_of(gguf: Path, folder: Path) -> Path:
     made.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     made.decoder = decoders.ByteLevel()
     kinds = zip(words, told["token_type"], strict=True)
-    made.add_special_tokens([AddedToken(word, special=True, normalized=False) for word, kind in kinds if kind == _SPECIAL])
+    made.add_special_tokens(
+        [AddedToken(word, special=True, normalized=False) for word, kind in kinds if kind == _SPECIAL]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=made,
         bos_token=words[told["bos_token_id"]],
