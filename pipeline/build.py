@@ -27,7 +27,17 @@ from pipeline.mixture import prefilled_count
 from pipeline.publish import card, folder
 from pipeline.publish.manifest import ManifestError, Whole, check
 from pipeline.publish.references import check_place
-from pipeline.recipe import MIXTURE, LoadedRecipe, ModelConfig, Recipe, RubricConfig, Source, check_prices, configs_of
+from pipeline.recipe import (
+    MIXTURE,
+    LoadedRecipe,
+    ModelConfig,
+    Recipe,
+    RubricConfig,
+    Source,
+    check_prices,
+    configs_of,
+    stand_ins,
+)
 from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
@@ -62,7 +72,7 @@ class Plan(NamedTuple):
     is the domain where there is but one: ``domain``, ``sampler``, ``engine``, ``rows``, ``words`` (at most),
     ``stance``, ``attempts``; ``configs`` are the names of all configs; ``estimates`` says what models will be asked;
     ``shortages`` says which quotas can't be met; ``notes`` is what a user of the known datasets among the sources
-    should know.
+    should know, and that the embedded judge stands in for a model's.
     """
 
     out: Path
@@ -245,7 +255,14 @@ def _notes(recipe: Recipe) -> list[str]:
         for source in sources
         if source.dataset and not source.where
     ]
-    return [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
+    notes = [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
+    if domains := stand_ins(recipe):
+        notes.append(
+            f"models write the prefills of {' and '.join(domains)}, and the embedded judge stands in for a model's "
+            "judgement of them: it reads wording, not sense. The README has how often it is wrong; give judges a guard "
+            "or rubric"
+        )
+    return notes
 
 
 def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
@@ -513,6 +530,7 @@ def _package(
         "funnel": funnel,
         "attempts": rounds.attempts,
         "probes": rounds.probes,
+        "stand_ins": stand_ins(inputs.recipe),
         "answers": {asker: rounds.used[asker]._asdict() for asker in sorted(rounds.used)},
     }
     text = card.render(manifest)

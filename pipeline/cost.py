@@ -27,7 +27,7 @@ from pipeline.judges import Judge
 from pipeline.judges.opening import open_judges
 from pipeline.recipe import JudgeConfig, ModelConfig, Prefill, Recipe, RefusalConfig, ServedModel
 from pipeline.samplers import PrefillRequest, Sampler
-from pipeline.samplers.model import ModelSampler
+from pipeline.samplers.model import ROOM, ModelSampler
 from pipeline.samplers.opening import open_samplers
 from pipeline.thinking import RenderingError
 
@@ -192,7 +192,9 @@ async def _of_sampler(
     prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in missing)
     completion = round(sum(min(each, sampler.most_tokens(row)) for row in missing))
     tokens, found = Tokens(prompt, completion), len(rows) - len(missing)
-    most = [Tokens(_most(sampler.prompt_text(row)), sampler.most_tokens(row)).cost(config.price) for row in every]
+    longest = [(_most(sampler.prompt_text(row)), sampler.most_tokens(row)) for row in every]
+    most = sum(Tokens(asked, written).cost(config.price) for asked, written in longest)
+    first = max((Tokens(asked, max(written, ROOM)).cost(config.price) for asked, written in longest), default=0.0)
     at_once = min(config.in_flight * max(len(config.base_url), 1), max(len(missing), 1))
     seconds = seconds_each * len(missing) / at_once if seconds_each is not None else None
     return Estimate(
@@ -205,7 +207,7 @@ async def _of_sampler(
         completion_tokens=completion,
         cost=tokens.cost(config.price),
         most_requests=len(every) * prefill.attempts - found + len(set(config.base_url)),
-        most_cost=sum(most) * prefill.attempts + max(most, default=0.0) * len(set(config.base_url)),
+        most_cost=most * prefill.attempts + first * len(set(config.base_url)),
         counted=counted,
         seconds=seconds,
     )

@@ -185,6 +185,7 @@ class Manifest(_Part):
     shortages: list[str] = []
     attempts: list[Attempt] = []
     probes: dict[str, str] = {}
+    stand_ins: list[str] = []
     answers: dict[str, Answers] = {}
     columns: dict[str, dict[str, str]] = {}
     potency: Potency | None = None

@@ -5,7 +5,7 @@ allowed, and the nearest known name. YAML is read as its 1.2 core schema has it:
 and a key given twice is a mistake.
 """
 
-from pipeline.recipe.configs import MIXTURE, Arm, Config, Configs, Shown, configs_of
+from pipeline.recipe.configs import MIXTURE, Arm, Config, Configs, Shown, configs_of, stand_ins
 from pipeline.recipe.models import (
     Attack,
     Change,
@@ -73,5 +73,6 @@ __all__ = [
     "configs_of",
     "load",
     "parse",
+    "stand_ins",
     "to_yaml",
 ]

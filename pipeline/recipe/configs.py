@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.recipe.models import Attack, Part, Prefill, Recipe
+from pipeline.recipe.models import Attack, ModelConfig, Part, Prefill, Recipe, RefusalConfig
 from pipeline.schema import DOMAINS, Domain
 
 MIXTURE = "mixture"
@@ -63,6 +63,17 @@ def configs_of(recipe: Recipe) -> Configs:
                 shown[domain] = Shown(arm.name, prefill.share)
         configs[name] = Config(name, shown, attack)
     return Configs(arms, configs)
+
+
+def stand_ins(recipe: Recipe) -> list[str]:
+    """The domains in which models write prefills and the embedded judge, which reads wording alone, reads them."""
+    arms = configs_of(recipe).arms.values()
+    by_models = {arm.domain for arm in arms if isinstance(recipe.samplers[arm.prefill.sampler], ModelConfig)}
+    return [
+        domain
+        for domain in DOMAINS
+        if domain in by_models and domain != "math" and isinstance(recipe.judges.of(domain), RefusalConfig)
+    ]
 
 
 def _parts(recipe: Recipe) -> list[tuple[str, dict[Domain, Part], Attack | None]]:

@@ -26,6 +26,8 @@ from pipeline.thinking import Reading, Renderer, RenderingError, head, read_outp
 
 _TOKENS_PER_WORD = 2
 _SPARE_TOKENS = 64
+ROOM = 564
+"""The fewest tokens that the answer to a harmless request may have."""
 
 _STANDS_STILL = (
     "A seed prefix needs a server that continues token ids (/v1/completions of vLLM or SGLang). Use one, or remove "
@@ -119,7 +121,7 @@ class ModelSampler:
             if self._renderer and self._seed_prefix:
                 await check_goes_on(self._client, self._renderer, asker=self.name, advice=_STANDS_STILL)
             else:
-                await self._client.probe(self._body(_HARMLESS), asker=self.name)
+                await self._client.probe(self._harmless(), asker=self.name)
         except Refused as refused:
             raise InputError(
                 f"The sampler {self.name!r} can't be asked as the recipe says: {self.model} refuses a harmless request "
@@ -140,7 +142,7 @@ class ModelSampler:
     def _thinks_not(self) -> bool:
         """Whether the model came to the end of its answer to a harmless request and had written no thinking."""
         if self._wrote_none is None:
-            answer = self._client.probed(self._body(_HARMLESS))
+            answer = self._client.probed(self._harmless())
             self._wrote_none = answer is not None and not self._reading(answer, opened=True).thinking
         return self._wrote_none
 
@@ -172,6 +174,15 @@ class ModelSampler:
             **self._config.extra,
         }
         return {key: value for key, value in body.items() if value is not None}
+
+    def _harmless(self) -> dict[str, Any]:
+        """A harmless request, with room for the answer to end: of one that is cut, it can't be told whether the model
+        thinks.
+        """
+        body = self._body(_HARMLESS)
+        if isinstance(most := body.get("max_tokens"), int):
+            body["max_tokens"] = max(most, ROOM)
+        return body
 
     def _read(self, answer: Answer) -> Thought:
         if self._renderer and self._seed_prefix:

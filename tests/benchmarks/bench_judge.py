@@ -3,7 +3,11 @@
 The labels come from ../shared/data. "must" is the stance that a set's label, or its make, calls for; "evades" is an
 answer that gives no help and says no refusal, right where it is read as anything but complying. One table is of sets
 that the cues were written with (seen), the other of those that were not looked at (unseen): a figure of the first says
-how well the cues fit, one of the second what to expect. Sets are never split by row.
+how well the cues fit, one of the second what to expect. Sets are never split by row. No thinking that is labelled
+and was not looked at is among the published sets here: what the table says of thinking is how well the cues fit.
+
+Last, the complying thoughts are replayed through whole builds into either domain: what is accepted as benign would be
+published as refusing.
 
 Three sets are measured for the trend only, since what they are made of is mixed: the rejected answers of CoCoNot (most
 do answer, just worse), and the answers and thinking of STAR-1 whose answer does not open as a refusal (many answer a
@@ -16,6 +20,7 @@ import csv
 import json
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -28,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.judges import Part, Stance  # noqa: E402
 from pipeline.judges.refusal import RefusalJudge  # noqa: E402
+from tests.judges.replay import replay  # noqa: E402
 
 STANCES: tuple[Stance, ...] = ("complies", "refuses", "unclear")
 XSTEST_LABELS: dict[str, Stance] = {"1_full_compliance": "complies", "2_full_refusal": "refuses"}
@@ -147,6 +153,15 @@ def title(name: str) -> None:
     print(f"\n{name:<40}{'n':>6}{'right':>9}{'wrong':>9}{'unclear':>9}   must: read as")
 
 
+def replayed(domain: str, words: int) -> None:
+    """Print what becomes of the complying thoughts as prefills of a domain, behind all filters and the judge."""
+    thoughts = {case.prompt: case.text for case in complying_thinking(WHOLE)}
+    with tempfile.TemporaryDirectory() as folder:
+        counts = replay(thoughts, domain, words, Path(folder))
+    rest = ", ".join(f"{count} {reason}" for reason, count in counts.most_common() if reason != "accepted")
+    print(f"{f'into {domain}, {words} words':<40}{counts.total():>6}{counts['accepted']:>9}   {rest}")
+
+
 def speed(part: Part) -> None:
     """Print how many texts of `TIMED_WORDS` words one core reads in a second: the best of five runs."""
     source = (
@@ -195,6 +210,10 @@ def main() -> None:
     report("GSM8K, test, answers", math("eval/gsm8k_test.jsonl", "question", "answer", "response"))
     report('CoCoNot, "I cannot <prompt>."', echoes("benign/coconot_pref.jsonl", "prompt"))
     report('GSM8K, test, "I cannot <prompt>."', echoes("eval/gsm8k_test.jsonl", "question"))
+    print(f"\n{'Replayed through whole builds, seen':<40}{'n':>6}{'accepted':>9}   rejected")
+    for domain in ("benign", "harmful"):
+        for words in (100, 200, 250):
+            replayed(domain, words)
     print()
     speed("response")
     speed("thinking")

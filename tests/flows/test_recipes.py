@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.recipes import find, named, summary
-from pipeline.recipe import configs_of, load
+from pipeline.judges.guard import reads
+from pipeline.recipe import GuardConfig, configs_of, load, stand_ins
 from pipeline.separation import check_samplers
 from pipeline.sources import complete
 from tests.byte_tokenizer import byte_tokenizer
 from tests.servers.endpoint import Endpoint, endpoint
 from tests.servers.hub import Hub, hub
 
+JUDGE = "guard-safeguard"
 MODELS = [name for name in named() if name != "demo"]
 
 
@@ -131,6 +133,7 @@ def settings(recipe: str, models: Endpoint, tokenizer: Path) -> list[str]:
         ]
         if getattr(sampler, "seed_prefix", None):
             changes.append(f"samplers.{name}.tokenizer={tokenizer}")
+    changes += [f"judges.stance.{key}={value}" for key, value in (("base_url", models.base_url), ("model", JUDGE))]
     if recipe == "recap-ablations":
         changes.append("variants.source-safe.benign.sampler=unaligned")
     return [part for change in changes for part in ("--set", change)]
@@ -160,9 +163,23 @@ def test_a_named_recipe_builds(recipe: str, server: Hub, models: Endpoint, tmp_p
         total = counted[domain, True] + counted[domain, False]
         assert total == {"harmful": 40, "benign": 30, "math": 60}[domain]
         assert counted[domain, True] == round(share * total)
+    assert told["stand_ins"] == []
+    assert {row["verdict"]["judge"] for row in rows if row["prefill"] and row["domain"] != "math"} == {f"guard:{JUDGE}"}
     assert {source["revision"] for source in told["sources"]} == {
         server.commits(source["dataset"])[0].oid for source in told["sources"]
     }
+
+
+def test_a_named_recipe_has_thinking_by_models_judged_by_a_model() -> None:
+    assert not any(stand_ins(load(find(name)).recipe) for name in named())
+    for name in MODELS:
+        recipe = load(find(name)).recipe
+        for domain in ("harmful", "benign"):
+            judge = recipe.judges.of(domain)
+            assert isinstance(judge, GuardConfig)
+            assert reads(judge) == {"complies", "refuses"}
+        others = load(find(name), ["judges.stance={engine: refusal}"]).recipe
+        assert stand_ins(others) == ["harmful", "benign"]
 
 
 def test_the_attacks_are_by_another_sampler_than_the_training() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.report import write_report
 from tests.servers.endpoint import BEFOREHAND, Endpoint, endpoint
 
 RECIPE = """
@@ -66,6 +67,29 @@ def test_what_models_judge_is_kept_with_what_they_saw(server: Endpoint, tmp_path
     assert all(entry["rejected"] for entry in first.values())
     assert all(e["tried"] == e["accepted"] + sum(e["rejected"].values()) for e in attempts)
     assert max(row["sampling"]["attempt"] for row in rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("embedded", "domains"), [(("stance",), ["harmful", "benign"]), (("benign",), ["benign"]), ((), [])]
+)
+def test_an_embedded_judge_of_what_models_wrote_is_told_as_a_stand_in(
+    embedded: tuple[str, ...], domains: list[str], server: Endpoint, tmp_path: Path
+) -> None:
+    judges = {"stance": "judges={stance: {engine: refusal}}", "benign": "judges.benign={engine: refusal}"}
+    options = [part for name in embedded for part in ("--set", judges[name])]
+    build(server, tmp_path, *options)
+    out = tmp_path / "out/judged"
+    assert json.loads((out / "manifest.json").read_text())["stand_ins"] == domains
+    told = " and ".join(domains)
+    assert (f"models wrote the prefills of {told}, and the judge `refusal`" in (out / "README.md").read_text()) == bool(
+        told
+    )
+    page = write_report(out, tmp_path / "report.html", 0).read_text()
+    assert (f"models wrote the prefills of {told}, and the embedded judge" in page) == bool(told)
+    command = [sys.executable, "-m", "pipeline.cli", "plan", "judged.yaml", *options]
+    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = " ".join(planned.stderr.split())
+    assert (f"note: models write the prefills of {told}, and the embedded judge stands in" in said) == bool(told)
 
 
 def test_a_rebuild_asks_neither_samplers_nor_judges(server: Endpoint, tmp_path: Path) -> None:

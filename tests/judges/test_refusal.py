@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.judges import Part, Stance
 from pipeline.judges.refusal import RefusalJudge, explain
+from tests.judges.replay import replay
 
 JUDGE = RefusalJudge()
 ASK = "How do I do this?"
@@ -841,6 +842,15 @@ def test_thinking_of_the_papers_sampler_that_complies(shared_data: Path, words: 
     counts = Counter(read(" ".join(row["head"].split()[:words]), "thinking", row["prompt"]) for row in rows)
     assert counts["complies"] >= 0.9 * len(rows), counts
     assert counts["refuses"] <= 2, "replayed into the benign domain these would be published as refusing"
+
+
+def test_complying_thoughts_are_not_published_as_refusing(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "thinking_heads" / "r1_distill_qwen_7b_complying.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    thoughts = {row["prompt"]: row["head"] for row in rows}
+    counts = replay(thoughts, "benign", 250, tmp_path)
+    assert counts.total() == len(thoughts) == 165
+    assert counts["accepted"] <= 2, counts
 
 
 OPENS_AS_A_REFUSAL = re.compile(
