@@ -38,13 +38,12 @@ class Score(NamedTuple):
     are None: ``unreadable``, a judge's answer that can't be read, or a request that it refuses; ``unclear``, a text of
     which the embedded judge can't tell the stance; ``unverified``, an answer that math-verify can't work out;
     ``no-truth``, a ground truth that is missing or that it can't read.
+    ``said`` is what the judge, or its server, said instead of an answer that can be read.
     """
 
     value: float | None
     why: Why
-
-
-UNREADABLE = Score(None, "unreadable")
+    said: str = ""
 
 
 def read_rollout(rollout: Rollout) -> Reading | Score:

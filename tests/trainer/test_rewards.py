@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -462,17 +462,6 @@ def test_sara_takes_the_score_of_the_judge_for_helpfulness(server: Endpoint, tmp
 # TRL's functions
 
 
-class Bytes:
-    """A tokenizer with a byte for a token, and one special token that opens and one that closes the thinking."""
-
-    eos_token_id, pad_token_id = 256, 257
-    special: ClassVar = {256: "</s>", 257: "<pad>", 258: "[THINK]", 259: "[/THINK]"}
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        kept = [id_ for id_ in token_ids if id_ < 256 or not skip_special_tokens]
-        return "".join(self.special.get(id_, chr(id_)) for id_ in kept)
-
-
 def columns(rewards: list[str], prefills: list[str | None]) -> dict[str, Any]:
     count = len(rewards)
     return {
@@ -482,7 +471,6 @@ def columns(rewards: list[str], prefills: list[str | None]) -> dict[str, Any]:
         "reward": rewards,
         "prefill": prefills,
         "ground_truth": [None] * count,
-        "completion_ids": [[]] * count,
         "prompts": ["<|im_start|>user\nHow do I bake bread?<|im_end|>\n"] * count,
         "trainer_state": None,
         "log_extra": None,
@@ -525,19 +513,3 @@ def test_a_template_that_opens_the_thinking_opens_plain_rows_too(tmp_path: Path)
     with Scorer(RewardsConfig(), tmp_path / "ledger") as scorer:
         assert called(scorer, [DECLINED], dict(given), opened=False)[0][0] == [1.0]
         assert called(scorer, [DECLINED], dict(given), opened=True)[0][0] == [0.0]
-
-
-def test_marks_that_are_special_tokens_are_seen_with_the_tokenizer(tmp_path: Path) -> None:
-    ids = [258, *map(ord, DECLINED), 259, *map(ord, HELPED), 256, 257]
-    stripped = Bytes().decode(ids, skip_special_tokens=True)
-    given = columns(["safety"], [None]) | {"completion_ids": [ids]}
-    with Scorer(RewardsConfig(), tmp_path / "ledger") as scorer:
-        assert called(scorer, [stripped], dict(given), opened=False, tokenizer=Bytes())[0][0] == [0.0]
-        assert called(scorer, [stripped], dict(given), opened=False)[0][0] == [1.0], "TRL's text is all answer"
-
-
-def test_the_end_of_a_turn_and_padding_are_no_answer(tmp_path: Path) -> None:
-    given = columns(["safety"], ["Well"]) | {"completion_ids": [[*map(ord, HELPED), 259, 256, 257, 257]]}
-    with Scorer(RewardsConfig(), tmp_path / "ledger") as scorer:
-        found, metrics = called(scorer, [""], given, opened=False, tokenizer=Bytes())
-    assert (found[0], metrics["safety/empty"]) == ([0.0], 1.0)
