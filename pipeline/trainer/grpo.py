@@ -88,7 +88,7 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         share = inputs.get("trained_share")
         if share is None or self.loss_type not in _BY_ROLLOUT:
             return super()._compute_loss(model, inputs)
-        beta: float = self.beta
+        beta: float = self.args.beta
         try:
             self.beta = beta / share.item()
             return super()._compute_loss(model, inputs | {"advantages": inputs["advantages"] / share})

@@ -35,7 +35,6 @@ from pipeline.trainer.reward_config import RewardsConfig
 from pipeline.trainer.rollouts import Rollout, Score
 from pipeline.trainer.verifying import Verifiers
 
-
 _SHOWN = 40
 """Characters of an answer that are told; a longer one may repeat what it was shown, and only its length is."""
 

@@ -292,7 +292,7 @@ def test_fillers_and_unscored_rollouts_leave_the_divisor(
             each = -ratio * part["advantages"][place]
             if beta:
                 away = part["ref_per_token_logps"][place][on] - logps
-                each = each + beta * (away.exp() - away - 1)
+                each = each + beta * (away.exp() - away - 1) * ratio
             losses.append(each)
     assert len(losses) == 3
     if loss_type == "dapo":
