@@ -32,7 +32,7 @@ from pipeline.judges.rubric import RubricJudge
 from pipeline.recipe import RefusalConfig, ServedModel
 from pipeline.thinking import Reading
 from pipeline.trainer.reward_config import RewardsConfig
-from pipeline.trainer.rollouts import Rollout, Score
+from pipeline.trainer.rollouts import Rollout, Score, Unreadable
 from pipeline.trainer.verifying import Verifiers
 
 _SHOWN = 40
@@ -70,7 +70,7 @@ def _overheard(clients: Clients, config: ServedModel) -> Client:
 
 
 def _unreadable() -> Score:
-    return Score(None, "unreadable", _heard.get() or "not asked: the text holds control tokens")
+    return Unreadable.of(_heard.get() or "not asked: the text holds control tokens")
 
 
 class Reward(Protocol):

@@ -67,7 +67,7 @@ def _function(kind: str, scorer: Scorer, opened: bool, hear: Hear | None) -> Rew
             for name, share in _shares(scores).items():
                 log_metric(f"{kind}/{name}", share)
         if hear:
-            hear(kind, (score.said or score.why for score in scores if score.value is None))
+            hear(kind, (score.said for score in scores if score.value is None))
         values: list[float | None] = [None] * len(completions)
         for place, score in zip(places, scores, strict=True):
             values[place] = score.value

@@ -38,12 +38,33 @@ class Score(NamedTuple):
     are None: ``unreadable``, a judge's answer that can't be read, or a request that it refuses; ``unclear``, a text of
     which the embedded judge can't tell the stance; ``unverified``, an answer that math-verify can't work out;
     ``no-truth``, a ground truth that is missing or that it can't read.
-    ``said`` is what the judge, or its server, said instead of an answer that can be read.
     """
 
     value: float | None
     why: Why
-    said: str = ""
+
+    @property
+    def said(self) -> str:
+        """Why, in the judge's own words where it has any."""
+        return self.why
+
+
+class Unreadable(Score):
+    """The score of a rollout whose judge, or its server, said something else than an answer that can be read."""
+
+    _said: str
+
+    @classmethod
+    def of(cls, said: str) -> Unreadable:
+        """The score, with what was said."""
+        score = cls(None, "unreadable")
+        score._said = said
+        return score
+
+    @property
+    def said(self) -> str:
+        """What was said."""
+        return self._said
 
 
 def read_rollout(rollout: Rollout) -> Reading | Score:

@@ -51,7 +51,7 @@ async def compute_score(
         ground_truth=ground_truth,
         opened=extra_info["opened"],
     )
-    [(value, why, _)] = await asyncio.wrap_future(_scorer(rewards, ledger).submit([rollout]))
+    [(value, why)] = await asyncio.wrap_future(_scorer(rewards, ledger).submit([rollout]))
     if value is None:
         raise RecapError(f"A rollout of row {rollout.id} has no reward ({why}): it is left out of its group.")
     return {"score": value, "group": 1.0 if value > tau else value, "unclosed": float(why == "unclosed")}
