@@ -145,14 +145,14 @@ def test_a_guard_that_refuses_all_but_the_check_stops_the_run_and_it_goes_on_onc
 
         def tell(line: str) -> None:
             if "by no model" in line:
-                server.set(refuses=400)
+                server.set(refuses=400, refuses_with='{"error": {"message": "It is too long."}}')
 
         run: dict[str, Any] = {"rewards": guarded(server.base_url), "stop": {"steps": 2}}
         with pytest.raises(
             RecapError, match=r"safety is the reward of, 100% were unscored in 2 steps in a row"
         ) as told:
             trained(policy, tmp_path, tell, **run)
-        assert "no answer: HTTP 400: The server is misconfigured" in str(told.value)
+        assert "no answer: HTTP 400: It is too long" in str(told.value)
         assert "bread" not in str(told.value)
         assert (tmp_path / "out" / "checkpoint-2").is_dir()
         assert not (tmp_path / "out" / "policy").exists()
