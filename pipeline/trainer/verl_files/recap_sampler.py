@@ -52,9 +52,7 @@ class RecapReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             **given,
         )
         stop = sampler_kwargs["stop"]
-        self._watch = Watch(
-            None if stop is None else Stop(**stop), lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        self._watch = Watch(None if stop is None else Stop(**stop), lambda line: print(line, file=sys.stderr))
         self._size, self._most = size, size * (1 + sampler_kwargs["max_refills"])
         self._lessons: dict[str, Lesson] = {}
         self._counts: Counter[str] = Counter()
@@ -89,13 +87,11 @@ class RecapReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         self._counts.update(groups=len(found), taught=found.count("teaches"))
         if self._counts["groups"] >= self._most:
             self._step(global_steps, short=max(self._size - self._counts["taught"], 0))
-        of = {
-            kind: {uid for uid in ended if self._lessons[uid] == kind} for kind in ("unscored", "all_bad", "all_good")
-        }
-        if not self._dynamic:
-            return set(), set(), of["unscored"], Counter()
-        levels = Counter({0.0: len(of["all_bad"]), 1.0: len(of["all_good"])})
-        return set(), of["all_bad"] | of["all_good"], of["unscored"], levels
+        unscored, bad, good = (
+            {uid for uid in ended if self._lessons[uid] == kind} for kind in ("unscored", "all_bad", "all_good")
+        )
+        dull = bad | good if self._dynamic else set[str]()
+        return set(), dull, unscored, Counter({0.0: len(bad), 1.0: len(good)})
 
     def _rewards(self, partition_id: str, groups: set[str]) -> dict[str, list[float]]:
         """The rewards of the rollouts of groups, after those that nobody could score were taken out.
