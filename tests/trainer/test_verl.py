@@ -479,13 +479,13 @@ class Training:
         self.buffer.poll_interval = 0.2
 
     def _add_prompts_to_generate(self, count: int) -> int:
-        rows = [next(self.left) for _ in range(count)]
+        rows, step = [next(self.left) for _ in range(count)], 2 if self.drawn else 1
         self.drawn += count
         batch = collate_fn(deepcopy(rows))
         batch["uid"] = np.array([str(uuid4()) for _ in rows], dtype=object)
         queued = tu.get_tensordict(batch)
-        tu.assign_non_tensor_data(queued, "global_steps", 1)
-        tags = [{"is_prompt": True, "status": "pending", "global_steps": 1} for _ in rows]
+        tu.assign_non_tensor_data(queued, "global_steps", step)
+        tags = [{"is_prompt": True, "status": "pending", "global_steps": step} for _ in rows]
         tq.kv_batch_put(keys=list(batch["uid"]), partition_id="train", tags=tags)
         self.manager.generate_sequences(queued)
         return count
