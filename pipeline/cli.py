@@ -526,7 +526,7 @@ def train(
     model: Annotated[str, typer.Option("--model", help="The policy: a folder, or a name on the Hub.")],
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="A YAML file of settings: grpo, lora, rewards, dynamic_sampling, stop."),
+        typer.Option("--config", help="A YAML file: grpo, lora, rewards, dynamic_sampling, stop."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting: grpo.learning_rate=1e-6.")
