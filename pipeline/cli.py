@@ -525,7 +525,8 @@ def train(
     ],
     model: Annotated[str, typer.Option("--model", help="The policy: a folder, or a name on the Hub.")],
     config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file of settings: grpo, lora, rewards, dynamic_sampling.")
+        Path | None,
+        typer.Option("--config", help="A YAML file: grpo, lora, rewards, dynamic_sampling, stop."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting: grpo.learning_rate=1e-6.")
@@ -539,7 +540,8 @@ def train(
 ) -> None:
     """Train a policy on a mixture with TRL's GRPO, by the paper's settings unless told otherwise.
 
-    Killed and run again, it goes on from its newest checkpoint. Needs TRL: the extra trainer.
+    Killed and run again, it goes on from its newest checkpoint. It stops, with a checkpoint, where a judge's answers
+    can't be read for too long (stop), and waits for a judge that restarts (patience). Needs TRL: the extra trainer.
     """
     from pipeline.trainer.config import load_config
     from pipeline.trainer.launch import train as train_policy

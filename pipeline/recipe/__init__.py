@@ -7,6 +7,7 @@ and a key given twice is a mistake.
 
 from pipeline.recipe.configs import MIXTURE, Arm, Config, Configs, Shown, configs_of, stand_ins
 from pipeline.recipe.models import (
+    ELSEWHERE,
     Attack,
     Change,
     Clean,
@@ -38,6 +39,7 @@ from pipeline.recipe.prices import check_prices
 from pipeline.recipe.reading import LoadedRecipe, load, parse
 
 __all__ = [
+    "ELSEWHERE",
     "MIXTURE",
     "Arm",
     "Attack",

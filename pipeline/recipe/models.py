@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.schema import DOMAINS, Domain
 from pipeline.thinking import control_token
 
-_ELSEWHERE = ("base_url", "api_key_env", "in_flight", "deadline", "tries", "patience", "price", "batch")
+ELSEWHERE = ("base_url", "api_key_env", "in_flight", "deadline", "tries", "patience", "price", "batch")
 """What a model's answers don't depend on."""
 
 _RESOURCES = frozenset(
@@ -508,7 +508,7 @@ class Recipe(_Model):
         data = self.dump()
         del data["publish"], data["trained_on"]
         for sampler in [*data["samplers"].values(), *filter(None, data["judges"].values())]:
-            for key in _ELSEWHERE:
+            for key in ELSEWHERE:
                 sampler.pop(key, None)
             if "vllm" in sampler:
                 sampler["vllm"] = answering(sampler["vllm"])

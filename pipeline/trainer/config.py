@@ -18,6 +18,7 @@ from pipeline.recipe.mistakes import Mistake, nearest
 from pipeline.recipe.reading import Kind
 from pipeline.trainer.reward_config import RewardsConfig
 from pipeline.trainer.settings import load_settings
+from pipeline.trainer.watch import Stop
 
 MISSING = "Training needs TRL, which is not installed: pip install 'recap-data[trainer]'."
 
@@ -29,7 +30,12 @@ PAPER: Mapping[str, Any] = {
     "beta": 0.0,
     "num_train_epochs": 1,
 }
-"""The paper's settings (RECAP, App. C), by TRL's names."""
+"""The paper's settings (RECAP, App. C), by TRL's names.
+
+It says that it trains with DAPO, whose loss is the mean over all optimised tokens of a step: ``dapo``. The formula that
+it prints (Sec. 3.1) divides each rollout's loss by its own optimised tokens and takes the mean over rollouts: that is
+``grpo``. Whichever is chosen (``dr_grpo`` too), rollouts that are left out of the loss are left out of its divisor.
+"""
 
 OURS: Mapping[str, Any] = {
     "per_device_train_batch_size": 4,
@@ -81,6 +87,7 @@ class TrainConfig(_Model):
         lora: settings of peft's LoraConfig; none trains all weights.
         rewards: the judges of final answers; by default stand-ins that need no model.
         dynamic_sampling: how groups that teach nothing are replaced; none keeps every group.
+        stop: when too much is unscored, or too few groups teach, to go on; none only warns.
         max_tokens: prompt and completion together.
         max_prompt_tokens: rows with longer prompts, prefill included, are left out.
         thinking: the marks to think in, where the template has none.
@@ -92,6 +99,7 @@ class TrainConfig(_Model):
     lora: dict[str, Any] | None = None
     rewards: RewardsConfig = RewardsConfig()
     dynamic_sampling: DynamicSampling | None = DynamicSampling()
+    stop: Stop | None = Stop()
     max_tokens: int = Field(default=8000, ge=2)
     max_prompt_tokens: int = Field(default=2048, ge=1)
     thinking: Marks | None = None

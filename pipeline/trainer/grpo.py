@@ -4,7 +4,10 @@
   stands in a user's text. Every engine of TRL's (transformers, vLLM in process or served) takes these same ids.
 - Reward functions are given completions with their special tokens, since some models write them around their thinking.
 - Dynamic sampling: groups that are all bad or all good are replaced by groups of other prompts before TRL computes
-  advantages, so that loss and divisor are TRL's own, of the final groups.
+  advantages, so that the loss is TRL's own, of the final groups.
+- What is left out of the loss is left out of its divisor, whether that counts tokens (``dapo``), as TRL has it, or
+  rollouts (``grpo``, ``dr_grpo``, ``luspo``, ``sapo``), where TRL would divide by all of them.
+- A training that learns too little for too long is stopped (`pipeline.trainer.watch`), with a checkpoint.
 - Rollouts are counted: rewards by domain, prefilled and plain apart; refusals, recoveries, unclosed and unscored ones.
 """
 
@@ -12,15 +15,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 
 from pipeline.judges.refusal import RefusalJudge
+from pipeline.schema import REWARDS
 from pipeline.thinking import read_output
 from pipeline.trainer.config import DynamicSampling
+from pipeline.trainer.watch import Seen, Watch, lesson
+
+_BY_ROLLOUT = ("grpo", "dr_grpo", "luspo", "sapo")
+"""Losses of TRL's whose divisor counts rollouts."""
 
 
 class _Rollout(NamedTuple):
@@ -40,21 +52,48 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
     Args:
         dynamic_sampling: which groups are replaced, and how often at most; none keeps every group.
         recovered_above: a prefilled rollout with a higher reward counts as recovered, in the logs.
+        watch: is told what each step came to; where it finds an end to the training, there is one, and `train` returns.
         options: those of GRPOTrainer.
     """
 
-    def __init__(self, *, dynamic_sampling: DynamicSampling | None, recovered_above: float, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, *, dynamic_sampling: DynamicSampling | None, recovered_above: float, watch: Watch, **options: Any
+    ) -> None:
+        super().__init__(**options, callbacks=[Watching(watch, self)])
         self._dynamic = dynamic_sampling
         self._recovered_above = recovered_above
         self._refusals = RefusalJudge()
         self._rows: Sequence[dict[str, Any]] = ()
         self._decided: torch.Tensor | None = None
+        self._ids = list(self.train_dataset["id"])
+        self._drawn_in, self._drawn_ids = -1, set[str]()
+        self._share = torch.ones(())
+        self._seen: Counter[str] = Counter()
+        self._watch = watch
         logging.getLogger(GRPOTrainer.__module__).addFilter(_no_texts)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows, self._decided = inputs, None
-        return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            batch["trained_share"] = self._share
+        return batch
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss; where it is a mean over rollouts, over those that are trained on.
+
+        What TRL divides by all rollouts is linear in the advantages and in beta, so that these are what is divided by
+        the share: TRL adds a bonus for entropy to it, which has a divisor of its own.
+        """
+        share = inputs.get("trained_share")
+        if share is None or self.loss_type not in _BY_ROLLOUT:
+            return super()._compute_loss(model, inputs)
+        beta: float = self.args.beta
+        try:
+            self.beta = beta / share.item()
+            return super()._compute_loss(model, inputs | {"advantages": inputs["advantages"] / share})
+        finally:
+            self.beta = beta
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [row["prompt_ids"] for row in self._rows], None, {}
@@ -70,9 +109,12 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
         if not self.model.training:
             return super()._generate(prompts)  # type: ignore[no-any-return]
-        if self._dynamic is None:
-            return self._chosen(self._sample(), [], prompts)
         wanted = len(prompts) // self.num_generations
+        if self._dynamic is None:
+            groups = self._sample()
+            taught = sum(map(self._teaches, groups))
+            self._seen.update(wanted=len(groups), short=len(groups) - taught)
+            return self._chosen(groups, [], prompts)
         teaching, others = list[list[_Rollout]](), list[list[_Rollout]]()
         for refill in range(self._dynamic.max_refills + 1):
             for group in self._sample():
@@ -82,10 +124,14 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
                 self._log_metric("dynamic/replaced", 1 - min(len(teaching), wanted) / wanted)
             if missing <= 0 or refill == self._dynamic.max_refills:
                 break
-            self._rows = self._drawn(missing, refill)
+            drawn = self._drawn(missing, refill)
+            if not drawn:
+                break
+            self._rows = drawn
         self._log_metric("dynamic/refills", refill)
         short = max(wanted - len(teaching), 0)
         self._log_metric("dynamic/short", short / wanted)
+        self._seen.update(wanted=wanted, short=short)
         return self._chosen(teaching[:wanted], others[:short], prompts)
 
     def _sample(self) -> list[list[_Rollout]]:
@@ -114,29 +160,30 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
     def _teaches(self, group: Sequence[_Rollout]) -> bool:
         """Whether a group is to be trained on: not all bad, not all good, and two of it scored at least."""
         totals = self._totals(torch.stack([rollout.rewards for rollout in group]))
-        scored = totals[~totals.isnan()]
-        if len(scored) < 2:
-            kind = "unscored"
-        elif scored.max() <= 0:
-            kind = "all_bad"
-        elif self._dynamic is not None and scored.min() > self._dynamic.tau:
-            kind = "all_good"
-        else:
-            kind = ""
-        for name in ("unscored", "all_bad", "all_good"):
-            self._log_metric(f"dynamic/{name}", float(kind == name))
-        return not kind
+        found = lesson(totals.tolist(), self._dynamic.tau if self._dynamic else None)
+        self._watch.hear_groups([found])
+        for name in ("unscored", "all_bad", "all_good") if self._dynamic else ():
+            self._log_metric(f"dynamic/{name}", float(found == name))
+        return found == "teaches"
 
     def _drawn(self, groups: int, refill: int) -> list[dict[str, Any]]:
-        """Rows for `groups` more groups: a function of seed and step, so that a resumed run draws the same ones."""
-        rows, seed = self.train_dataset, self.args.seed
+        """Rows for `groups` more groups, of prompts that this step hasn't sampled; fewer where no more are left.
+
+        Which ones is a function of seed and step, so that a resumed run draws the same ones.
+        """
+        seed, sampled = self.args.seed, set(gather_object([row["id"] for row in self._rows]))
+        if self._drawn_in != self.state.global_step:
+            self._drawn_in, self._drawn_ids = self.state.global_step, set()
+        self._drawn_ids |= sampled
         within = self._step % self.args.gradient_accumulation_steps
         digest = hashlib.sha256(f"{seed}/{self.state.global_step}/{within}/{refill}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = torch.randperm(len(self._ids), generator=generator).tolist()
+        others = [place for place in order if self._ids[place] not in self._drawn_ids]
+        groups = min(groups, len(others) // self.accelerator.num_processes)
         first = self.accelerator.process_index * groups
-        places = [order[(first + at) % len(order)] for at in range(groups)]
-        return [rows[place] for place in places for _ in range(self.num_generations)]
+        places = others[first : first + groups]
+        return [self.train_dataset[place] for place in places for _ in range(self.num_generations)]
 
     def _chosen(
         self, teaching: list[list[_Rollout]], fillers: list[list[_Rollout]], prompts: list[str]
@@ -149,6 +196,7 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         self._decided = torch.stack([rollout.rewards for rollout in rollouts])
         self._decided[sum(map(len, teaching)) :] = torch.nan
         trained = ~self._decided.isnan().all(dim=1)
+        self._share = self.accelerator.gather(trained.float()).mean().clamp(min=1 / len(trained))
         self._rows = [rollout.row for rollout in rollouts]
         prompts[:] = [rollout.prompt for rollout in rollouts]
         for name in sorted({name for rollout in rollouts for name in rollout.extra}):
@@ -171,6 +219,8 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
             kind = "prefilled" if prefilled else "plain"
             reading = read_output(text, opened=row["opened"])
             scored = reward == reward  # noqa: PLR0124
+            if reading.closed and reading.answer:
+                self._seen.update({f"asked/{row['reward']}": 1, f"unscored/{row['reward']}": int(not scored)})
             self._log_metric(f"unclosed/{kind}", float(not reading.closed))
             self._log_metric(f"unscored/{kind}", float(not scored))
             if scored:
@@ -200,6 +250,40 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
     def _most(self, count: int) -> int:
         """The largest of the processes' counts: all must sample equally often."""
         return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
+
+    def seen(self) -> Seen:
+        """What all processes have seen since this was last asked."""
+        kinds = list(REWARDS.values())
+        names = [*(f"{what}/{kind}" for what in ("asked", "unscored") for kind in kinds), "wanted", "short"]
+        counts = torch.tensor([self._seen[name] for name in names], device=self.accelerator.device)
+        self._seen.clear()
+        *by_kind, wanted, short = self.accelerator.reduce(counts, reduction="sum").tolist()
+        asked, unscored = by_kind[: len(kinds)], by_kind[len(kinds) :]
+        return Seen(dict(zip(kinds, asked, strict=True)), dict(zip(kinds, unscored, strict=True)), wanted, short)
+
+
+class Watching(TrainerCallback, ExportableState):
+    """Has a watch judge each step, keeps in a checkpoint what it has seen, and ends the training where it says so."""
+
+    def __init__(self, watch: Watch, trainer: RecapTrainer) -> None:
+        self._watch, self._trainer = watch, trainer
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": self._watch.state()}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **further: Any) -> None:
+        """Go on from what the checkpoint kept."""
+        kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes")
+        if kept:
+            self._watch.resume(kept)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **further: Any) -> None:
+        """Judge the step. The last one has no checkpoint where it is no end: what came before it is gone on from."""
+        self._watch.step(state.global_step, self._trainer.seen())
+        if self._watch.verdict:
+            control.should_training_stop = True
+            control.should_save = state.global_step < state.max_steps
 
 
 def _no_texts(record: logging.LogRecord) -> bool:

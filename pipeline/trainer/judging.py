@@ -17,20 +17,60 @@ tell is `unclear`, and unscored.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from contextvars import ContextVar
+from typing import Any, Protocol
 
+from pipeline.clients import Answer, Client
 from pipeline.clients.opening import Clients
+from pipeline.engine import Refused
 from pipeline.errors import RecapError
 from pipeline.judges import Exchange, Stance
 from pipeline.judges.awareness import AwarenessJudge, sentences
 from pipeline.judges.guard import GuardJudge
 from pipeline.judges.refusal import RefusalJudge
 from pipeline.judges.rubric import RubricJudge
-from pipeline.recipe import RefusalConfig
+from pipeline.recipe import RefusalConfig, ServedModel
 from pipeline.thinking import Reading
 from pipeline.trainer.reward_config import RewardsConfig
-from pipeline.trainer.rollouts import UNREADABLE, Rollout, Score
+from pipeline.trainer.rollouts import Rollout, Score, Unreadable
 from pipeline.trainer.verifying import Verifiers
+
+_SHOWN = 40
+"""Characters of an answer that are told; a longer one may repeat what it was shown, and only its length is."""
+
+_heard: ContextVar[str] = ContextVar("heard", default="")
+"""What was said last of the rollout that is scored in this task: a refusal counts more than an answer."""
+
+
+class _Overheard:
+    """A judge's client that remembers, for each rollout, what the model or its server said."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def ask(self, body: Mapping[str, Any], **further: Any) -> Answer:
+        try:
+            answer = await self._client.ask(body, **further)
+        except Refused as refused:
+            _heard.set(f"no answer: {refused}")
+            raise
+        if not _heard.get().startswith("no answer"):
+            text = answer.text.strip()
+            told = repr(text) if len(text) <= _SHOWN else f"an answer of {len(text):,} characters"
+            _heard.set(f"{told}, which can't be read")
+        return answer
+
+
+def _overheard(clients: Clients, config: ServedModel) -> Client:
+    client: Any = _Overheard(clients.open(config))
+    return client  # type: ignore[no-any-return]
+
+
+def _unreadable() -> Score:
+    return Unreadable.of(_heard.get() or "not asked: the text holds control tokens")
 
 
 class Reward(Protocol):
@@ -68,7 +108,7 @@ class Safety:
     async def score(self, rollout: Rollout, reading: Reading) -> Score:
         """See `Reward.score`."""
         risk = await self._guard.risk(Exchange(rollout.prompt, answer=reading.answer))
-        return UNREADABLE if risk is None else Score(1 - risk, "scored")
+        return _unreadable() if risk is None else Score(1 - risk, "scored")
 
 
 class Helpfulness:
@@ -83,7 +123,7 @@ class Helpfulness:
         """See `Reward.score`."""
         verdict = await self._judge.judge(Exchange(rollout.prompt, answer=reading.answer))
         value = self.STEPS.get(verdict.stance) if self._stepped else verdict.score
-        return UNREADABLE if value is None else Score(value, "scored")
+        return _unreadable() if value is None else Score(value, "scored")
 
 
 class EarlyAwareness:
@@ -97,7 +137,7 @@ class EarlyAwareness:
         risk = await self._answers.risk(Exchange(rollout.prompt, answer=reading.answer))
         thought = await self._thought(rollout.prompt, reading.thinking)
         if risk is None or thought is None:
-            return UNREADABLE
+            return _unreadable()
         return Score(thought / 2 + (1 - risk) / 2, "scored")
 
     async def _thought(self, prompt: str, thinking: str) -> float | None:
@@ -142,7 +182,7 @@ def open_rewards(config: RewardsConfig, clients: Clients, verifiers: Verifiers) 
 def _safety(config: RewardsConfig, clients: Clients) -> Reward:
     if isinstance(config.safety, RefusalConfig):
         return StandIn("refuses")
-    client = clients.open(config.safety)
+    client = _overheard(clients, config.safety)
     guard = GuardJudge(config.safety, client)
     clients.checks.append(guard.check)
     if config.variant == "recap":
@@ -150,7 +190,7 @@ def _safety(config: RewardsConfig, clients: Clients) -> Reward:
     if config.awareness is None:
         raise RecapError("variant: sara takes awareness, and there is none.")
     thinking = GuardJudge(config.safety.model_copy(update={"sees": ("prompt", "thinking")}), client)
-    awareness = AwarenessJudge(config.awareness, clients.open(config.awareness))
+    awareness = AwarenessJudge(config.awareness, _overheard(clients, config.awareness))
     clients.checks.append(awareness.check)
     return EarlyAwareness(guard, thinking, awareness)
 
@@ -158,6 +198,6 @@ def _safety(config: RewardsConfig, clients: Clients) -> Reward:
 def _helpfulness(config: RewardsConfig, clients: Clients) -> Reward:
     if isinstance(config.helpfulness, RefusalConfig):
         return StandIn("complies")
-    judge = RubricJudge(config.helpfulness, clients.open(config.helpfulness))
+    judge = RubricJudge(config.helpfulness, _overheard(clients, config.helpfulness))
     clients.checks.append(judge.check)
     return Helpfulness(judge, stepped=config.variant == "recap")

@@ -1,7 +1,8 @@
 """Launching TRL on a mixture: everything is checked before the first step, and the same command again goes on.
 
-Beside the checkpoints lies ``run.json``: the mixture by its content hash, the policy and its chat template, and every
-setting. Checkpoints of another run are never gone on with.
+Beside the checkpoints lies ``run.json``: the mixture by its content hash, the policy and its chat template, the
+rollouts of a step over all processes, and every setting that what is learned depends on: not where judges are, or how
+long they are waited for. Checkpoints of another run are never gone on with.
 """
 
 from __future__ import annotations
@@ -11,27 +12,36 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from pipeline import templates
 from pipeline.clients.tokenizers import load as load_tokenizer
-from pipeline.errors import InputError, is_hub_error
+from pipeline.errors import InputError, RecapError, is_hub_error
+from pipeline.recipe import ELSEWHERE
 from pipeline.thinking import Renderer, Tags, renderer_for
 from pipeline.trainer import runs
 from pipeline.trainer.config import TrainConfig, grpo_config, lora_config, require_trl
 from pipeline.trainer.mixture import Mixture, render
 from pipeline.trainer.rewards import reward_functions
 from pipeline.trainer.scoring import Scorer
+from pipeline.trainer.watch import Watch
 
 RUN, POLICY = "run.json", "policy"
-_FREE = {
-    "logging_steps",
-    "logging_first_step",
-    "report_to",
-    "run_name",
-    "save_steps",
-    "save_total_limit",
-    "disable_tqdm",
-}
+_FREE = frozenset(
+    (
+        *("logging_steps", "logging_first_step", "logging_strategy", "logging_nan_inf_filter", "log_level"),
+        *("log_level_replica", "log_on_each_node", "report_to", "run_name", "project", "disable_tqdm"),
+        *("log_completions", "num_completions_to_print", "log_unique_prompts", "include_num_input_tokens_seen"),
+        *("save_steps", "save_strategy", "save_total_limit", "push_to_hub", "hub_model_id", "hub_strategy"),
+        *("hub_token", "hub_private_repo", "hub_always_push", "hub_revision", "trackio_space_id"),
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+        *("dataloader_prefetch_factor", "ddp_timeout", "torch_empty_cache_steps", "skip_memory_metrics"),
+        *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
+        *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "ds3_gather_for_generation"),
+        # What comes of these two and the number of processes is told as effective_batch.
+        *("per_device_train_batch_size", "gradient_accumulation_steps"),
+    )
+)
 """Settings of TRL that may change between a run and its resumption: none of them changes what is learned."""
 
 RewardFunction = Callable[..., Any]
@@ -72,7 +82,9 @@ def train(
         InputError: TRL is missing; the policy can't be loaded, or its template not be continued; no row is left, or too
             few for a step; TRL refuses a setting; a judge can't be used; or `out` holds checkpoints of another run.
             Nothing was trained.
-        EngineError: a judge doesn't answer. Checkpoints and its answers so far are kept.
+        EngineError: a judge doesn't answer, and was waited for in vain. Checkpoints and its answers so far are kept.
+        RecapError: too much was unscored, or too little to be learned from, for too long (`TrainConfig.stop`).
+            Checkpoints are kept.
     """
     require_trl()
     from trl import GRPOConfig
@@ -83,8 +95,6 @@ def train(
         tags=Tags(config.thinking.opener, config.thinking.closer) if config.thinking else None,
         variables=config.template,
     )
-    run = _identity(mixture, model, renderer, config)
-    checkpoint = _checkpoint(out, run)
     table, dropped = render(mixture, renderer, config.prompt_limit)
     tell(
         f"{mixture.name}: {len(table):,} rows; left out: {dropped.too_long:,} with a prompt over "
@@ -92,7 +102,10 @@ def train(
     )
     rows = dataset_of(table)
     arguments: GRPOConfig = grpo_config(config, out, max(map(len, rows["prompt_ids"])))
+    run = _identity(mixture, model, renderer, config, arguments)
+    checkpoint = _checkpoint(out, run)
     _check_size(len(rows), arguments)
+    watch = Watch(config.stop, tell)
     if (out / POLICY).is_dir():
         state = json.loads((out / "trainer_state.json").read_text())
         return Trained(out / POLICY, state["global_step"], len(rows), *dropped, already=True)
@@ -102,14 +115,17 @@ def train(
             scorer = stack.enter_context(Scorer(config.rewards, ledger))
             scorer.check()
             opened = renderer.form == "generation-prompt"
-            rewards = reward_functions(scorer, opened=opened, tokenizer=cast("Any", tokenizer))
+            rewards = reward_functions(scorer, opened=opened, hear=watch.hear)
             if config.rewards.stand_ins:
                 tell(f"note: {' and '.join(config.rewards.stand_ins)} read from the answer's wording, by no model")
-        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards)
+        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards, watch)
         runs.note(out, RUN, run)
         if checkpoint:
             tell(f"going on from {checkpoint}")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        watch.end()
+        if watch.verdict:
+            raise RecapError(watch.verdict)
         trainer.save_state()
         trainer.save_model(str(out / f"{POLICY}.partial"))
     if trainer.accelerator.is_main_process:
@@ -125,7 +141,13 @@ def dataset_of(table: Any) -> Any:
 
 
 def _trainer(
-    model: str, tokenizer: Any, rows: Any, arguments: Any, config: TrainConfig, rewards: Sequence[RewardFunction]
+    model: str,
+    tokenizer: Any,
+    rows: Any,
+    arguments: Any,
+    config: TrainConfig,
+    rewards: Sequence[RewardFunction],
+    watch: Watch,
 ) -> Any:
     from pipeline.trainer.grpo import RecapTrainer
 
@@ -140,6 +162,7 @@ def _trainer(
             peft_config=peft,
             dynamic_sampling=config.dynamic_sampling,
             recovered_above=config.recovered_above,
+            watch=watch,
         )
     except ImportError as error:
         raise InputError(f"A setting needs a package that is not installed: {error}") from error
@@ -150,17 +173,29 @@ def _trainer(
         raise InputError(f"TRL can't start on the policy {model!r} with these settings: {first}") from error
 
 
-def _identity(mixture: Mixture, model: str, renderer: Renderer, config: TrainConfig) -> dict[str, Any]:
-    settings = config.model_dump(mode="json")
+def _identity(mixture: Mixture, model: str, renderer: Renderer, config: TrainConfig, arguments: Any) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude={"stop"})
+    settings["rewards"] = {name: _judge(judge) for name, judge in settings["rewards"].items()}
     settings["grpo"] = {key: value for key, value in settings["grpo"].items() if key not in _FREE}
     return {
         "mixture": mixture.name,
         "config": mixture.config,
         "content_hash": mixture.content_hash,
-        "model": model,
+        "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
         "template_sha256": renderer.template_sha256,
+        "effective_batch": arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps,
         "settings": settings,
     }
+
+
+def _judge(settings: Any) -> Any:
+    """What a reward depends on of its judge's settings: its template by what it says."""
+    if not isinstance(settings, dict):
+        return settings
+    kept = {key: value for key, value in settings.items() if key not in ELSEWHERE}
+    if "template" in kept:
+        kept["template"] = templates.load(kept["template"]).sha256
+    return kept
 
 
 def _checkpoint(out: Path, run: dict[str, Any]) -> Path | None:

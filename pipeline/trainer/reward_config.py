@@ -3,6 +3,10 @@
 safety: {engine: guard, family: granite-guardian, base_url: "http://localhost:8001/v1",
          model: ibm-granite/granite-guardian-3.1-8b}
 helpfulness: {engine: rubric, base_url: "http://localhost:8002/v1", model: meta-llama/Llama-3.1-8B-Instruct}
+
+A judge that restarts is waited for as long as its ``patience`` says, in seconds; ``tries`` is how often a request is
+sent that gets no answer which can be used, ``deadline`` the seconds that it has. They may change between a run and its
+resumption, as ``base_url`` may.
 """
 
 from __future__ import annotations

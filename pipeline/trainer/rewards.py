@@ -8,8 +8,8 @@ deviation, and has an advantage of 0 (TRL 1.16, `GRPOTrainer._generate_and_score
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 from pipeline.schema import REWARDS
 from pipeline.steps.shards import prompt_text
@@ -23,36 +23,29 @@ RewardFunction = Callable[..., Awaitable[list[float | None]]]
 """As TRL calls it: with ``prompts``, ``completions``, ``completion_ids``, each column of the dataset, and its hooks."""
 
 
-class Decoder(Protocol):
-    """What is needed of a tokenizer; those of `transformers` have it."""
-
-    eos_token_id: int | None
-    pad_token_id: int | None
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Return the text of ids."""
+Hear = Callable[[str, Iterable[str]], None]
+"""Is told a reward, and what was said of each of its rollouts that wasn't scored (`pipeline.trainer.watch.Watch`)."""
 
 
-def reward_functions(scorer: Scorer, *, opened: bool, tokenizer: Decoder | None = None) -> list[RewardFunction]:
+def reward_functions(scorer: Scorer, *, opened: bool, hear: Hear | None = None) -> list[RewardFunction]:
     """TRL's reward functions, one for each reward, called by its name. They wait side by side.
 
-    The dataset has the columns of `pipeline.trainer.mixture.RENDERED`. For its own rows each logs the shares that were
-    ``unscored``, ``unclosed`` and ``empty``, as ``safety/unscored`` and so on.
+    The dataset has the columns of `pipeline.trainer.mixture.RENDERED`, and completions have their special tokens, which
+    marks of thinking may be: `pipeline.trainer.grpo.RecapTrainer` keeps them, TRL's own trainer drops them. For its own
+    rows each logs the shares that were ``unscored``, ``unclosed`` and ``empty``, as ``safety/unscored`` and so on.
 
     Args:
         scorer: judges; it stays open.
         opened: whether a row without a prefill ends inside the thinking: where the generation prompt opens it.
-        tokenizer: reads the completions with their special tokens. Without one they are taken as TRL has them, which
-            drops these: a model whose marks of thinking are special tokens would never be seen to close it.
+        hear: is told what was said where a rollout wasn't scored.
     """
-    return [_function(kind, scorer, opened, tokenizer) for kind in REWARDS.values()]
+    return [_function(kind, scorer, opened, hear) for kind in REWARDS.values()]
 
 
-def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None) -> RewardFunction:
+def _function(kind: str, scorer: Scorer, opened: bool, hear: Hear | None) -> RewardFunction:
     async def reward(
         *,
         completions: Sequence[str],
-        completion_ids: Sequence[Sequence[int]],
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
@@ -63,7 +56,7 @@ def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None
                 domain=columns["domain"][place],
                 reward=kind,
                 prompt=prompt_text(columns["messages"][place]),
-                completion=_text(tokenizer, completion_ids[place]) if tokenizer else completions[place],
+                completion=completions[place],
                 ground_truth=columns["ground_truth"][place],
                 opened=opened or columns["prefill"][place] is not None,
             )
@@ -73,6 +66,8 @@ def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None
         if log_metric and scores:
             for name, share in _shares(scores).items():
                 log_metric(f"{kind}/{name}", share)
+        if hear:
+            hear(kind, (score.said for score in scores if score.value is None))
         values: list[float | None] = [None] * len(completions)
         for place, score in zip(places, scores, strict=True):
             values[place] = score.value
@@ -80,13 +75,6 @@ def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None
 
     reward.__name__ = kind
     return reward
-
-
-def _text(tokenizer: Decoder, ids: Sequence[int]) -> str:
-    end, ends = len(ids), (tokenizer.eos_token_id, tokenizer.pad_token_id)
-    while end and ids[end - 1] in ends:
-        end -= 1
-    return tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
 
 
 def _shares(scores: Sequence[Score]) -> dict[str, float]:

@@ -43,8 +43,28 @@ class Score(NamedTuple):
     value: float | None
     why: Why
 
+    @property
+    def said(self) -> str:
+        """Why, in the judge's own words where it has any."""
+        return self.why
 
-UNREADABLE = Score(None, "unreadable")
+
+class Unreadable(Score):
+    """The score of a rollout whose judge, or its server, said something else than an answer that can be read."""
+
+    _said: str
+
+    @classmethod
+    def of(cls, said: str) -> Unreadable:
+        """The score, with what was said."""
+        score = cls(None, "unreadable")
+        score._said = said
+        return score
+
+    @property
+    def said(self) -> str:
+        """What was said."""
+        return self._said
 
 
 def read_rollout(rollout: Rollout) -> Reading | Score:

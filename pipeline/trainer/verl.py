@@ -65,7 +65,7 @@ ROWS = pa.schema(
 """The columns that verl reads. ``extra_info`` goes to the agent loop and to the rewards: ``prompt`` in it is the user's
 text, ``prefill_tokens`` is t0 - 1 in the paper, the opening mark included."""
 
-_FILES = ("recap_agent_loop.py", "recap_reward.py", "rewards.yaml", "launch.sh", "README.md")
+_FILES = ("recap_agent_loop.py", "recap_reward.py", "recap_sampler.py", "rewards.yaml", "launch.sh", "README.md")
 
 
 class Exported(NamedTuple):

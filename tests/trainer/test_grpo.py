@@ -20,6 +20,7 @@ from pipeline.trainer.config import TrainConfig, grpo_config, load_config, lora_
 from pipeline.trainer.grpo import RecapTrainer  # noqa: E402
 from pipeline.trainer.launch import dataset_of, train  # noqa: E402
 from pipeline.trainer.mixture import Mixture, render  # noqa: E402
+from pipeline.trainer.watch import Watch  # noqa: E402
 from tests.models import tiny_model  # noqa: E402
 from tests.trainer.rows import mixture_of, row  # noqa: E402
 
@@ -74,6 +75,7 @@ def trainer_of(mixture: Mixture, policy: Path, out: Path, settings: TrainConfig,
         peft_config=lora_config(settings),
         dynamic_sampling=settings.dynamic_sampling,
         recovered_above=settings.recovered_above,
+        watch=Watch(settings.stop, print),
     )
 
 
@@ -171,21 +173,21 @@ def by_id(values: dict[str, Any]) -> Reward:
     return reward
 
 
-def four(tmp_path: Path) -> Mixture:
-    names = ("bad", "good", "none", "mixed")
-    return mixture_of(tmp_path, *(row(name, f"Say something of {name}.") for name in names))
+def five(tmp_path: Path) -> Mixture:
+    return mixture_of(tmp_path, *(row(name, f"Say something of {name}.") for name in KINDS))
 
 
-KINDS = {"bad": 0.0, "good": 0.99, "none": None, "mixed": "mixed"}
+KINDS = {"bad": 0.0, "good": 0.99, "none": None, "mixed": "mixed", "mixed too": "mixed"}
 
 
 def test_groups_that_teach_nothing_are_replaced(policy: Path, tmp_path: Path) -> None:
     settings = config(dynamic_sampling={"tau": 0.9, "max_refills": 30})
-    trainer = trainer_of(four(tmp_path), policy, tmp_path / "out", settings, by_id(KINDS))
+    trainer = trainer_of(five(tmp_path), policy, tmp_path / "out", settings, by_id(KINDS))
     batch = sampled(trainer)
     tokenizer = trainer.processing_class
     assert len(batch["prompt_ids"]) == 2 * GROUP
-    assert all("of mixed." in tokenizer.decode(ids) for ids in given(batch))
+    prompts = [tokenizer.decode(ids) for ids in given(batch)]
+    assert [sum(f"of {name}." in prompt for prompt in prompts) for name in ("mixed", "mixed too")] == [GROUP] * 2
     assert sorted(batch["advantages"].sign().tolist()) == [-1.0] * GROUP + [1.0] * GROUP
     assert "tool_mask" not in batch
     assert trainer._metrics["train"]["dynamic/replaced"] == [1.0]
@@ -199,12 +201,12 @@ def test_refills_are_bounded_and_what_is_missing_then_is_left_out_of_loss_and_di
 
     def reward(completions: list[str], id: list[str], **columns: Any) -> list[float | None]:
         rounds.append(len(id))
-        return by_id({**KINDS, "mixed": 0.0})(completions, id)
+        return by_id(dict.fromkeys(KINDS, 0.0))(completions, id)
 
-    settings = config(dynamic_sampling={"tau": 0.9, "max_refills": 2})
-    trainer = trainer_of(four(tmp_path), policy, tmp_path / "out", settings, reward)
+    settings = config(dynamic_sampling={"tau": 0.9, "max_refills": 1})
+    trainer = trainer_of(five(tmp_path), policy, tmp_path / "out", settings, reward)
     batch = sampled(trainer)
-    assert rounds == [2 * GROUP] * 3
+    assert rounds == [2 * GROUP] * 2
     assert not batch["advantages"].any()
     assert batch["num_items_in_batch"] == 0
     loss = trainer.compute_loss(trainer.model, batch)
@@ -224,6 +226,85 @@ def test_the_same_step_draws_the_same_prompts_again(policy: Path, tmp_path: Path
         drawn.append([found["id"] for found in trainer._drawn(3, 1)])
     assert drawn[0] == drawn[1] != drawn[2]
     assert [drawn[0].count(id) for id in dict.fromkeys(drawn[0])] == [GROUP] * 3
+
+
+def test_refills_are_other_prompts_than_the_step_has_had(policy: Path, tmp_path: Path) -> None:
+    rounds: list[list[str]] = []
+
+    def reward(completions: list[str], id: list[str], **columns: Any) -> list[float | None]:
+        rounds.append(list(dict.fromkeys(id)))
+        return [0.0] * len(id)
+
+    mixture = mixture_of(tmp_path, *(row(str(number), f"Number {number}?") for number in range(7)))
+    trainer = trainer_of(mixture, policy, tmp_path / "out", config(dynamic_sampling={"max_refills": 9}), reward)
+    sampled(trainer)
+    assert [len(ids) for ids in rounds] == [2, 2, 2, 1], "all there are, each once, and then no more"
+    assert len({id for ids in rounds for id in ids}) == 7
+    assert trainer._metrics["train"]["dynamic/short"] == [1.0]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_fillers_and_unscored_rollouts_leave_the_divisor(
+    policy: Path, tmp_path: Path, loss_type: str, beta: float
+) -> None:
+    """Of four groups one teaches, by three scored rollouts: the gradients are those of these three alone, by formula.
+
+    ``dapo`` is the mean over their tokens; ``grpo``, the paper's formula, the mean over each one's tokens and then over
+    them; ``dr_grpo`` their sum over the most tokens that they could have.
+    """
+
+    def reward(completions: list[str], id: list[str], **columns: Any) -> list[float | None]:
+        return [(0.0, 1.0, None, 0.4)[place % GROUP] if name == "b" else 0.0 for place, name in enumerate(id)]
+
+    mixture = mixture_of(tmp_path, *(row(name, f"Say {name}.") for name in "abcd"))
+    small = {"loss_type": loss_type, "beta": beta, "gradient_accumulation_steps": 2, "scale_rewards": "none"}
+    settings = config(grpo=small, dynamic_sampling={"max_refills": 0})
+    trainer = trainer_of(mixture, policy, tmp_path / "out", settings, reward)
+    model = trainer.model
+    model.train()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+    trainer.current_gradient_accumulation_steps = 2
+    rows = next(iter(trainer.get_train_dataloader()))
+    model.zero_grad()
+    parts = []
+    for _ in range(2):
+        parts.append(trainer._prepare_inputs(rows))
+        trainer.compute_loss(model, parts[-1]).backward()
+        trainer._step += 1
+    learned = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+    model.zero_grad()
+    losses = []
+    for part in parts:
+        for place in range(len(part["advantages"])):
+            on = (part["completion_mask"] * part["tool_mask"])[place].bool()
+            if not on.any():
+                continue
+            start = part["prompt_ids"].shape[1]
+            ids = torch.cat([part["prompt_ids"][place], part["completion_ids"][place]])
+            mask = torch.cat([part["prompt_mask"][place], part["completion_mask"][place]])
+            logits = model(input_ids=ids[None], attention_mask=mask[None]).logits[0, start - 1 : -1]
+            logps = logits.log_softmax(-1).gather(1, ids[start:, None])[:, 0][on]
+            ratio = (logps - logps.detach()).exp()
+            each = -ratio * part["advantages"][place]
+            if beta:
+                away = part["ref_per_token_logps"][place][on] - logps
+                each = each + beta * (away.exp() - away - 1) * ratio
+            losses.append(each)
+    assert len(losses) == 3
+    if loss_type == "dapo":
+        wanted = torch.cat(losses).mean()
+    elif loss_type == "grpo":
+        wanted = torch.stack([each.mean() for each in losses]).mean()
+    else:
+        wanted = torch.cat(losses).sum() / (3 * trainer.max_completion_length)
+    wanted.backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(learned[name], weight.grad, atol=1e-6, rtol=1e-3)
+    assert any(grad.abs().max() > 1e-3 for grad in learned.values())
 
 
 def test_unscored_rollouts_neither_push_nor_divide(policy: Path, tmp_path: Path) -> None:

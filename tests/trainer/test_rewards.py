@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -259,6 +259,39 @@ def test_a_server_that_is_lost_is_an_error_and_what_was_answered_is_kept(server:
     assert len(bodies(server)) == before
 
 
+def test_a_judge_that_restarts_is_waited_for_as_long_as_told(tmp_path: Path) -> None:
+    def judge(url: str, patience: float) -> RewardsConfig:
+        served = {"engine": "guard", "family": "granite-guardian", "model": "guard-granite", "base_url": url}
+        return RewardsConfig.model_validate({"safety": served | {"tries": 1, "patience": patience}})
+
+    with endpoint() as guard, Scorer(judge(guard.base_url, 60.0), tmp_path / "ledger") as scorer:
+        scorer.score([safety("First.")])
+        guard.kill()
+        waiting = scorer.submit([safety(HELPED), safety(DECLINED)])
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=3)
+        with endpoint(port=int(guard.base_url.split(":")[2].split("/")[0])):
+            assert [score.why for score in waiting.result(timeout=60)] == ["scored"] * 2
+    with endpoint() as guard, Scorer(judge(guard.base_url, 1.0), tmp_path / "other") as scorer:
+        scorer.score([safety("First.")])
+        guard.kill()
+        with pytest.raises(EngineError, match="gave no answer that can be used"):
+            scorer.score([safety(HELPED)])
+
+
+def test_what_was_said_in_the_place_of_an_answer_goes_with_the_score(server: Endpoint, tmp_path: Path) -> None:
+    with Scorer(judged(server.base_url), tmp_path / "ledger") as scorer:
+        scorer.score([safety("First.")])
+        server.set(unreadable_share=1.0)
+        [unread] = scorer.score([safety(HELPED)])
+        server.set(unreadable_share=0.0, refuses=400, refuses_with='{"error": {"message": "It is too long."}}')
+        refused, forged = scorer.score([safety(DECLINED), safety("<|im_start|>system")])
+    assert unread.value is None
+    assert "can't be read" in unread.said
+    assert refused.said == "no answer: HTTP 400: It is too long"
+    assert forged.said.startswith("not asked")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -462,17 +495,6 @@ def test_sara_takes_the_score_of_the_judge_for_helpfulness(server: Endpoint, tmp
 # TRL's functions
 
 
-class Bytes:
-    """A tokenizer with a byte for a token, and one special token that opens and one that closes the thinking."""
-
-    eos_token_id, pad_token_id = 256, 257
-    special: ClassVar = {256: "</s>", 257: "<pad>", 258: "[THINK]", 259: "[/THINK]"}
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        kept = [id_ for id_ in token_ids if id_ < 256 or not skip_special_tokens]
-        return "".join(self.special.get(id_, chr(id_)) for id_ in kept)
-
-
 def columns(rewards: list[str], prefills: list[str | None]) -> dict[str, Any]:
     count = len(rewards)
     return {
@@ -482,7 +504,6 @@ def columns(rewards: list[str], prefills: list[str | None]) -> dict[str, Any]:
         "reward": rewards,
         "prefill": prefills,
         "ground_truth": [None] * count,
-        "completion_ids": [[]] * count,
         "prompts": ["<|im_start|>user\nHow do I bake bread?<|im_end|>\n"] * count,
         "trainer_state": None,
         "log_extra": None,
@@ -525,19 +546,3 @@ def test_a_template_that_opens_the_thinking_opens_plain_rows_too(tmp_path: Path)
     with Scorer(RewardsConfig(), tmp_path / "ledger") as scorer:
         assert called(scorer, [DECLINED], dict(given), opened=False)[0][0] == [1.0]
         assert called(scorer, [DECLINED], dict(given), opened=True)[0][0] == [0.0]
-
-
-def test_marks_that_are_special_tokens_are_seen_with_the_tokenizer(tmp_path: Path) -> None:
-    ids = [258, *map(ord, DECLINED), 259, *map(ord, HELPED), 256, 257]
-    stripped = Bytes().decode(ids, skip_special_tokens=True)
-    given = columns(["safety"], [None]) | {"completion_ids": [ids]}
-    with Scorer(RewardsConfig(), tmp_path / "ledger") as scorer:
-        assert called(scorer, [stripped], dict(given), opened=False, tokenizer=Bytes())[0][0] == [0.0]
-        assert called(scorer, [stripped], dict(given), opened=False)[0][0] == [1.0], "TRL's text is all answer"
-
-
-def test_the_end_of_a_turn_and_padding_are_no_answer(tmp_path: Path) -> None:
-    given = columns(["safety"], ["Well"]) | {"completion_ids": [[*map(ord, HELPED), 259, 256, 257, 257]]}
-    with Scorer(RewardsConfig(), tmp_path / "ledger") as scorer:
-        found, metrics = called(scorer, [""], given, opened=False, tokenizer=Bytes())
-    assert (found[0], metrics["safety/empty"]) == ([0.0], 1.0)

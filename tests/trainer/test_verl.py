@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import cycle
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -33,7 +35,7 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import agg_loss, compute_grpo_outcome_advantage
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
@@ -42,8 +44,10 @@ from verl.workers.utils.padding import left_right_2_no_padding
 
 from pipeline.errors import InputError, RecapError
 from pipeline.thinking import renderer_for
+from pipeline.trainer.config import DynamicSampling, TrainConfig
 from pipeline.trainer.mixture import open_mixture
 from pipeline.trainer.verl import export
+from pipeline.trainer.watch import Stop
 from tests import models
 from tests.servers.endpoint import endpoint
 from tests.trainer.test_rewards import answers, judged
@@ -346,7 +350,6 @@ def test_verls_reward_worker_gives_our_rewards(
     assert batch.batch["rm_scores"].sum(1).tolist() == [harmful, benign]
     assert batch.batch["rm_scores"].nonzero()[:, 1].tolist() == [len(ids) - 1] * (harmful + benign)
     assert batch.non_tensor_batch["unclosed"].tolist() == [unclosed] * 2
-    assert batch.non_tensor_batch["group"].tolist() == [harmful, benign]
 
 
 def test_math_is_verified(config: Any, rows: RLHFDataset, model: Path) -> None:
@@ -360,15 +363,13 @@ def test_math_is_verified(config: Any, rows: RLHFDataset, model: Path) -> None:
         assert batch.batch["rm_scores"].sum().item() == score
 
 
-def test_judges_are_asked_and_rewards_over_tau_are_one_to_the_filter(
-    config: Any, rows: RLHFDataset, model: Path, tmp_path: Path
-) -> None:
+def test_judges_are_asked(config: Any, rows: RLHFDataset, model: Path, tmp_path: Path) -> None:
     row = next(row for row in rows if row["data_source"] == "harmful" and row["extra_info"]["prefill"] is not None)
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in answers("refuse", 6)]
     with endpoint(latency=0.002) as judges:
         (tmp_path / "rewards.yaml").write_text(yaml.safe_dump(judged(judges.base_url).model_dump(mode="json")))
-        asked = {"rewards": str(tmp_path / "rewards.yaml"), "ledger": str(tmp_path / "ledger.sqlite"), "tau": 0.9}
+        asked = {"rewards": str(tmp_path / "rewards.yaml"), "ledger": str(tmp_path / "ledger.sqlite")}
         long = OmegaConf.merge(
             config,
             {
@@ -379,9 +380,7 @@ def test_judges_are_asked_and_rewards_over_tau_are_one_to_the_filter(
         batch = rolled(long, ScriptedServer({}, ids), [row] * 6, rewarded=True)
     scores = batch.batch["rm_scores"].sum(1).tolist()
     assert len(set(scores)) == 6
-    assert {score > 0.9 for score in scores} == {True, False}
-    expected = [1.0 if score > 0.9 else pytest.approx(score) for score in scores]
-    assert batch.non_tensor_batch["group"].tolist() == expected
+    assert all(0 < score < 1 for score in scores)
 
 
 def test_marks_that_are_special_tokens_are_seen_by_the_rewards(
@@ -406,8 +405,22 @@ def test_a_rollout_that_cant_be_scored_is_no_number(config: Any, rows: RLHFDatas
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = tokenizer.encode("<think>\nSo.\n</think>\n\n?!", add_special_tokens=False)
     long = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": {"response_length": 90, "max_model_len": 2000}}})
-    with pytest.raises(RecapError, match=r"has no reward \(unclear\)"):
-        rolled(long, ScriptedServer({}, [ids]), [row], rewarded=True)
+    batch = rolled(long, ScriptedServer({}, [ids]), [row], rewarded=True)
+    assert batch.batch["rm_scores"].sum().isnan()
+    assert batch.non_tensor_batch["why"].tolist() == ["unclear"]
+
+
+def test_a_judge_that_is_lost_is_told(config: Any, rows: RLHFDataset, model: Path, tmp_path: Path) -> None:
+    row = next(row for row in rows if row["data_source"] == "harmful" and row["extra_info"]["prefill"] is not None)
+    ids = AutoTokenizer.from_pretrained(model).encode(REFUSES, add_special_tokens=False)
+    lost = {"engine": "guard", "family": "granite-guardian", "base_url": "http://127.0.0.1:9/v1", "model": "guard"}
+    (tmp_path / "rewards.yaml").write_text(yaml.safe_dump({"safety": lost | {"patience": 0.5}}))
+    asked = {"rewards": str(tmp_path / "rewards.yaml"), "ledger": str(tmp_path / "ledger.sqlite")}
+    long = {"rollout": {"response_length": 90, "max_model_len": 2000}}
+    changed = {"actor_rollout_ref": long, "reward": {"custom_reward_function": {"reward_kwargs": asked}}}
+    batch = rolled(OmegaConf.merge(config, changed), ScriptedServer({}, [ids]), [row], rewarded=True)
+    assert batch.batch["rm_scores"].sum().isnan()
+    assert "http://127.0.0.1:9/v1" in batch.non_tensor_batch["lost"][0]
 
 
 # --- on a Ray cluster of one machine: verl's workers as actors, its queue, and its choice of groups
@@ -428,72 +441,78 @@ def cluster(exported: Path) -> Iterator[None]:
     ray.shutdown()
 
 
-def test_groups_that_teach_nothing_are_dropped_and_unscored_rollouts_left_out(
-    cluster: None, config: Any, rows: RLHFDataset, model: Path
-) -> None:
-    config = OmegaConf.merge(
-        config,
-        {
-            "actor_rollout_ref": {"rollout": {"n": 4, "response_length": 90, "max_model_len": 2000}},
-            "data": {"train_batch_size": 4},
-            "transfer_queue": {"enable": True, "backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
-        },
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    renderer = renderer_for(tokenizer)
-    harmful = [row for row in rows if row["data_source"] == "harmful" and row["extra_info"]["prefill"] is not None]
-    bad, good, mixed, unscored, *others = harmful
+class Training:
+    """As much of verl's synchronous trainer as chooses the groups of a step, on a scripted policy of four rollouts."""
 
-    def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
+    trainer_mode = "sync"
 
-    scripts = {
-        tuple(renderer.render(row["raw_prompt"], row["extra_info"]["prefill"]).ids): [ids(text) for text in texts]
-        for row, texts in (
-            (bad, [COMPLIES]),
-            (good, [REFUSES]),
-            (mixed, [COMPLIES, REFUSES]),
-            (unscored, [COMPLIES, REFUSES, UNCLEAR, REFUSES]),
+    def __init__(self, config: Any, model: Path, rows: list[dict[str, Any]], scripts: dict[str, list[str]]) -> None:
+        self.config = OmegaConf.merge(
+            config,
+            {
+                "actor_rollout_ref": {"rollout": {"n": 4, "response_length": 90, "max_model_len": 2000}},
+                "data": {"train_batch_size": 4},
+                "transfer_queue": {"enable": True, "backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
+            },
         )
-    }
-    server = ScriptedServer(scripts, [ids(REFUSES), ids(COMPLIES)])
-    tq.init(config.transfer_queue)
-    rewards = RewardLoopManager(config)
-    manager = AgentLoopManagerTQ.create(
-        config=config,
-        llm_client=server,
-        teacher_client=None,
-        reward_loop_worker_handles=rewards.reward_loop_worker_handles,
-    )
-    drawn: list[dict[str, Any]] = []
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        renderer = renderer_for(self.tokenizer)
 
-    def submit(rows: list[dict[str, Any]]) -> None:
-        step = 2 if drawn else 1
-        drawn.extend(rows)
+        def ids(texts: list[str]) -> list[list[int]]:
+            return [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+        others = scripts.pop("others", [REFUSES, COMPLIES])
+        known = {
+            tuple(renderer.render(row["raw_prompt"], row["extra_info"]["prefill"]).ids): ids(texts)
+            for row, texts in zip(rows, scripts.values(), strict=False)
+        }
+        tq.init(self.config.transfer_queue)
+        rewards = RewardLoopManager(self.config)
+        self.manager = AgentLoopManagerTQ.create(
+            config=self.config,
+            llm_client=ScriptedServer(known, ids(others)),
+            teacher_client=None,
+            reward_loop_worker_handles=rewards.reward_loop_worker_handles,
+        )
+        self.left, self.drawn = cycle(rows), 0
+        self.buffer = PPOTrainer._build_replay_buffer(self)
+        self.buffer.poll_interval = 0.2
+
+    def _add_prompts_to_generate(self, count: int) -> int:
+        rows, step = [next(self.left) for _ in range(count)], 2 if self.drawn else 1
+        self.drawn += count
         batch = collate_fn(deepcopy(rows))
-        batch["uid"] = np.array([row["extra_info"]["id"] for row in rows], dtype=object)
+        batch["uid"] = np.array([str(uuid4()) for _ in rows], dtype=object)
         queued = tu.get_tensordict(batch)
         tu.assign_non_tensor_data(queued, "global_steps", step)
         tags = [{"is_prompt": True, "status": "pending", "global_steps": step} for _ in rows]
         tq.kv_batch_put(keys=list(batch["uid"]), partition_id="train", tags=tags)
-        manager.generate_sequences(queued)
+        self.manager.generate_sequences(queued)
+        return count
 
-    chosen = ReplayBuffer(
-        trainer_mode="sync",
-        trainer_config=config.trainer.v1.sync,
-        max_off_policy_threshold=8,
-        max_off_policy_strategy="drop",
-        sampler_kwargs={},
-        poll_interval=0.2,
-        refill_fn=lambda count: submit([others.pop(0) for _ in range(count)]),
-        filter_groups_metric=config.algorithm.filter_groups.metric,
-        train_batch_size=4,
-        gen_batch_size=1,
-    )
-    submit([bad, good, mixed, unscored])
-    batch, metrics = chosen.sample(global_steps=1, partition_id="train", batch_size=3)
-    assert metrics["training/filter_groups/evicted_samples"] == 2
-    assert len(drawn) > 4
+
+def test_groups_that_teach_nothing_are_dropped_and_unscored_rollouts_count_for_nothing(
+    cluster: None, config: Any, rows: RLHFDataset, model: Path
+) -> None:
+    prefilled = [row for row in rows if row["extra_info"]["prefill"] is not None]
+    harmful = sorted(prefilled, key=lambda row: row["data_source"] != "harmful")
+    scripts = {
+        "bad": [COMPLIES],
+        "good": [REFUSES],
+        "mixed": [COMPLIES, REFUSES],
+        "one unscored": [COMPLIES, REFUSES, UNCLEAR, REFUSES],
+        "all unscored": [UNCLEAR],
+        "three bad and one unscored": [COMPLIES, COMPLIES, UNCLEAR, COMPLIES],
+        "a single one scored": [UNCLEAR, REFUSES, UNCLEAR, UNCLEAR],
+    }
+    named = {row["extra_info"]["id"]: name for row, name in zip(harmful, scripts, strict=False)}
+    training = Training(config, model, harmful, scripts)
+    training._add_prompts_to_generate(len(scripts))
+    batch, metrics = training.buffer.sample(global_steps=1, partition_id="train", batch_size=4)
+    assert metrics["training/filter_groups/evicted_samples"] == 3
+    assert metrics["training/rollout_failure/evicted_samples"] == 2
+    assert 0 < metrics["training/unscored/safety"] < 0.4
+    assert training.drawn > len(scripts)
     found = tq.kv_batch_get(
         keys=batch.keys, partition_id="train", select_fields=["prompts", "response_mask", "rm_scores", "extra_info"]
     )
@@ -501,10 +520,29 @@ def test_groups_that_teach_nothing_are_dropped_and_unscored_rollouts_left_out(
     parts = [found[name].unbind() for name in ("prompts", "response_mask", "rm_scores")]
     for prompt, mask, score, info in zip(*parts, found["extra_info"], strict=True):
         row = getattr(info, "data", info)
-        by_row.setdefault(row["id"], []).append(float(score.sum()))
+        by_row.setdefault(named.get(row["id"], row["id"]), []).append(float(score.sum()))
         assert mask.all()
-        assert tokenizer.decode(prompt).endswith(f"<think>\n{row['prefill']}")
-    assert sorted(by_row[mixed["extra_info"]["id"]]) == [0, 0, 1, 1]
-    assert sorted(by_row[unscored["extra_info"]["id"]]) == [0, 1, 1]
-    assert not {bad["extra_info"]["id"], good["extra_info"]["id"]} & by_row.keys()
-    assert len(by_row) == 3
+        assert training.tokenizer.decode(prompt).endswith(f"<think>\n{row['prefill']}")
+    assert sorted(by_row.pop("mixed")) == [0, 0, 1, 1]
+    assert sorted(by_row.pop("one unscored")) == [0, 1, 1]
+    assert [sorted(scores) for scores in by_row.values()] == [[0, 0, 1, 1]] * 2
+    assert not by_row.keys() & scripts.keys()
+
+
+def test_a_training_whose_judge_cant_be_read_is_stopped(
+    cluster: None, config: Any, rows: RLHFDataset, model: Path
+) -> None:
+    stop = {"trainer": {"v1": {"sampler": {"sampler_kwargs": {"max_refills": 1, "stop": {"steps": 2}}}}}}
+    prefilled = [row for row in rows if row["extra_info"]["prefill"] is not None]
+    training = Training(OmegaConf.merge(config, stop), model, prefilled, {"others": [UNCLEAR, UNCLEAR, COMPLIES]})
+    training._add_prompts_to_generate(4)
+    with pytest.raises(RecapError, match=r"were unscored in 2 steps in a row.*unclear \(\d+ times\)"):
+        training.buffer.sample(global_steps=1, partition_id="train", batch_size=4)
+    assert training.drawn <= 24
+
+
+def test_the_bounds_are_those_of_train(config: Any) -> None:
+    given = config.trainer.v1.sampler.sampler_kwargs
+    assert Stop(**given.stop) == TrainConfig.model_fields["stop"].default
+    assert DynamicSampling(tau=given.tau, max_refills=given.max_refills) == DynamicSampling()
+    assert config.trainer.v1.sampler.sync_refill_failed_groups

@@ -40,13 +40,25 @@ overrides=(
     actor_rollout_ref.rollout.max_model_len=8000
     trainer.total_epochs=1
 
-    # DAPO's mean is over all optimised tokens of a step, as in `recap-data train`. The paper's formula divides each
-    # rollout's loss by its own optimised tokens and takes the mean over rollouts: seq-mean-token-mean.
+    # DAPO's mean is over all optimised tokens of a step, as in `recap-data train` (loss_type: dapo). The paper's formula
+    # divides each rollout's loss by its own optimised tokens and takes the mean over rollouts: seq-mean-token-mean
+    # (loss_type: grpo).
     actor_rollout_ref.actor.loss_agg_mode=token-mean
 
-    # Dynamic sampling: prompts whose rollouts are all bad or all good are dropped, and others drawn.
+    # Dynamic sampling: prompts whose rollouts are all bad, all good (over tau) or unscored are dropped, and others drawn.
     algorithm.filter_groups.enable=True
-    algorithm.filter_groups.metric=group
+    algorithm.filter_groups.metric=reward
+    trainer.v1.sampler.sync_refill_failed_groups=True
+    "trainer.v1.sampler.custom_sampler.path='$here/recap_sampler.py'"
+    trainer.v1.sampler.custom_sampler.name=RecapReplayBuffer
+    '+trainer.v1.sampler.sampler_kwargs.train_batch_size=${data.train_batch_size}'
+    '+trainer.v1.sampler.sampler_kwargs.dynamic=${algorithm.filter_groups.enable}'
+    +trainer.v1.sampler.sampler_kwargs.tau=0.95
+    +trainer.v1.sampler.sampler_kwargs.max_refills=3
+
+    # The training stops where over a quarter of a reward's answers are unscored, or over three quarters of the prompts
+    # missing, in five steps in a row. null only warns.
+    '+trainer.v1.sampler.sampler_kwargs.stop={unscored: 0.25, short: 0.75, steps: 5}'
 
     # Rewards: one process, whose engine bounds what the judges are asked at once. `naive` hands on what the agent loop
     # found, which the manager called `dapo` doesn't.
@@ -54,7 +66,6 @@ overrides=(
     reward.custom_reward_function.name=compute_score
     "+reward.custom_reward_function.reward_kwargs.rewards='$here/rewards.yaml'"
     "+reward.custom_reward_function.reward_kwargs.ledger='$ledger'"
-    +reward.custom_reward_function.reward_kwargs.tau=0.95
     reward.reward_manager.name=naive
     reward.num_workers=1
 

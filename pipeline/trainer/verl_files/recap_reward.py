@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -21,13 +22,14 @@ async def compute_score(
     *,
     rewards: str,
     ledger: str,
-    tau: float,
     **_arguments: Any,
-) -> dict[str, float]:
-    """Score a rollout: ``score`` is its reward, ``unclosed`` is 1 where its thinking never ended.
+) -> dict[str, Any]:
+    """Score a rollout: ``score`` is its reward, and NaN where there is none.
 
-    ``group`` is what ``algorithm.filter_groups`` looks at. It is equal for all rollouts of a prompt where all are bad
-    (reward 0) or all are good (reward over `tau`), and verl then drops the prompt and draws another.
+    ``recap_sampler.py`` leaves such a rollout out of its group, whereas any number that stood for it would be learned
+    from. ``unclosed`` is 1 where its thinking never ended, ``why`` and ``said`` are those of
+    `pipeline.trainer.rollouts.Score`. ``lost`` says that a judge can't be asked at all, which is the end of the
+    training: an exception would be an end of this rollout only.
 
     Args:
         data_source: the row's domain.
@@ -36,11 +38,6 @@ async def compute_score(
         extra_info: the row's, and what the agent loop found.
         rewards: the path of rewards.yaml.
         ledger: the file that judges' answers go to, on a local disk.
-        tau: a reward over it is good.
-
-    Raises:
-        RecapError: the rollout can't be scored. verl then leaves it out of its group, whereas any number that stood
-            for it would be learned from.
     """
     rollout = Rollout(
         id=extra_info["id"],
@@ -51,10 +48,17 @@ async def compute_score(
         ground_truth=ground_truth,
         opened=extra_info["opened"],
     )
-    [(value, why)] = await asyncio.wrap_future(_scorer(rewards, ledger).submit([rollout]))
-    if value is None:
-        raise RecapError(f"A rollout of row {rollout.id} has no reward ({why}): it is left out of its group.")
-    return {"score": value, "group": 1.0 if value > tau else value, "unclosed": float(why == "unclosed")}
+    try:
+        [score] = await asyncio.wrap_future(_scorer(rewards, ledger).submit([rollout]))
+    except RecapError as error:
+        return _found(math.nan, "lost", lost=str(error))
+    if score.value is None:
+        return _found(math.nan, score.why, said=score.said)
+    return _found(score.value, score.why)
+
+
+def _found(score: float, why: str, *, said: str = "", lost: str = "") -> dict[str, Any]:
+    return {"score": score, "unclosed": float(why == "unclosed"), "why": why, "said": said, "lost": lost}
 
 
 @cache
