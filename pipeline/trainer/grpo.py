@@ -19,7 +19,7 @@ import torch
 from trl import GRPOTrainer
 
 from pipeline.judges.refusal import RefusalJudge
-from pipeline.thinking import read_output
+from pipeline.thinking import Marks, read_output
 from pipeline.trainer.config import DynamicSampling
 
 
@@ -40,13 +40,22 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
     Args:
         dynamic_sampling: which groups are replaced, and how often at most; none keeps every group.
         recovered_above: a prefilled rollout with a higher reward counts as recovered, in the logs.
+        marks: those that the policy thinks in; of any known family unless given.
         options: those of GRPOTrainer.
     """
 
-    def __init__(self, *, dynamic_sampling: DynamicSampling | None, recovered_above: float, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dynamic_sampling: DynamicSampling | None,
+        recovered_above: float,
+        marks: Marks | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._dynamic = dynamic_sampling
         self._recovered_above = recovered_above
+        self._marks = marks
         self._refusals = RefusalJudge()
         self._rows: Sequence[dict[str, Any]] = ()
         self._decided: torch.Tensor | None = None
@@ -169,7 +178,7 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         for row, text, reward in zip(rows, texts, totals.tolist(), strict=True):
             domain, prefilled = row["domain"], row["prefill"] is not None
             kind = "prefilled" if prefilled else "plain"
-            reading = read_output(text, opened=row["opened"])
+            reading = read_output(text, opened=row["opened"], marks=self._marks)
             scored = reward == reward  # noqa: PLR0124
             self._log_metric(f"unclosed/{kind}", float(not reading.closed))
             self._log_metric(f"unscored/{kind}", float(not scored))

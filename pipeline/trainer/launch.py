@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from pipeline.clients.tokenizers import load as load_tokenizer
 from pipeline.errors import InputError, is_hub_error
-from pipeline.thinking import Renderer, Tags, renderer_for
+from pipeline.thinking import Marks, Renderer, Tags, marks_of, renderer_for
 from pipeline.trainer import runs
 from pipeline.trainer.config import TrainConfig, grpo_config, lora_config, require_trl
 from pipeline.trainer.mixture import Mixture, render
@@ -80,9 +80,10 @@ def train(
     tokenizer = load_tokenizer(model, (config.grpo.get("model_init_kwargs") or {}).get("revision"))
     renderer = renderer_for(
         tokenizer,
-        tags=Tags(config.thinking.opener, config.thinking.closer) if config.thinking else None,
+        tags=Tags(*config.thinking) if config.thinking else None,
         variables=config.template,
     )
+    marks = marks_of(renderer) if renderer.form != "plain" else None
     run = _identity(mixture, model, renderer, config)
     checkpoint = _checkpoint(out, run)
     table, dropped = render(mixture, renderer, config.prompt_limit)
@@ -102,10 +103,10 @@ def train(
             scorer = stack.enter_context(Scorer(config.rewards, ledger))
             scorer.check()
             opened = renderer.form == "generation-prompt"
-            rewards = reward_functions(scorer, opened=opened, tokenizer=cast("Any", tokenizer))
+            rewards = reward_functions(scorer, opened=opened, tokenizer=cast("Any", tokenizer), marks=marks)
             if config.rewards.stand_ins:
                 tell(f"note: {' and '.join(config.rewards.stand_ins)} read from the answer's wording, by no model")
-        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards)
+        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards, marks)
         runs.note(out, RUN, run)
         if checkpoint:
             tell(f"going on from {checkpoint}")
@@ -125,7 +126,13 @@ def dataset_of(table: Any) -> Any:
 
 
 def _trainer(
-    model: str, tokenizer: Any, rows: Any, arguments: Any, config: TrainConfig, rewards: Sequence[RewardFunction]
+    model: str,
+    tokenizer: Any,
+    rows: Any,
+    arguments: Any,
+    config: TrainConfig,
+    rewards: Sequence[RewardFunction],
+    marks: Marks | None,
 ) -> Any:
     from pipeline.trainer.grpo import RecapTrainer
 
@@ -140,6 +147,7 @@ def _trainer(
             peft_config=peft,
             dynamic_sampling=config.dynamic_sampling,
             recovered_above=config.recovered_above,
+            marks=marks,
         )
     except ImportError as error:
         raise InputError(f"A setting needs a package that is not installed: {error}") from error

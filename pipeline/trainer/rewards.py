@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.schema import REWARDS
 from pipeline.steps.shards import prompt_text
+from pipeline.thinking import Marks
 from pipeline.trainer.reward_config import RewardsConfig
 from pipeline.trainer.rollouts import Rollout, Score
 from pipeline.trainer.scoring import Scorer
@@ -33,7 +34,9 @@ class Decoder(Protocol):
         """Return the text of ids."""
 
 
-def reward_functions(scorer: Scorer, *, opened: bool, tokenizer: Decoder | None = None) -> list[RewardFunction]:
+def reward_functions(
+    scorer: Scorer, *, opened: bool, tokenizer: Decoder | None = None, marks: Marks | None = None
+) -> list[RewardFunction]:
     """TRL's reward functions, one for each reward, called by its name. They wait side by side.
 
     The dataset has the columns of `pipeline.trainer.mixture.RENDERED`. For its own rows each logs the shares that were
@@ -44,11 +47,12 @@ def reward_functions(scorer: Scorer, *, opened: bool, tokenizer: Decoder | None 
         opened: whether a row without a prefill ends inside the thinking: where the generation prompt opens it.
         tokenizer: reads the completions with their special tokens. Without one they are taken as TRL has them, which
             drops these: a model whose marks of thinking are special tokens would never be seen to close it.
+        marks: those that the policy thinks in (`pipeline.thinking.marks_of`); of any known family unless given.
     """
-    return [_function(kind, scorer, opened, tokenizer) for kind in REWARDS.values()]
+    return [_function(kind, scorer, opened, tokenizer, marks) for kind in REWARDS.values()]
 
 
-def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None) -> RewardFunction:
+def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None, marks: Marks | None) -> RewardFunction:
     async def reward(
         *,
         completions: Sequence[str],
@@ -66,6 +70,7 @@ def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None
                 completion=_text(tokenizer, completion_ids[place]) if tokenizer else completions[place],
                 ground_truth=columns["ground_truth"][place],
                 opened=opened or columns["prefill"][place] is not None,
+                marks=marks,
             )
             for place in places
         ]

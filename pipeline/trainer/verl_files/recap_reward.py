@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import RecapError
 from pipeline.trainer.rewards import Rollout, Scorer
-from pipeline.trainer.verl import read_rewards
+from pipeline.trainer.verl import read_marks, read_rewards
 
 
 async def compute_score(
@@ -34,7 +34,7 @@ async def compute_score(
         solution_str: verl's text of the response, which lacks special tokens; the agent loop's is read instead.
         ground_truth: the row's.
         extra_info: the row's, and what the agent loop found.
-        rewards: the path of rewards.yaml.
+        rewards: the path of rewards.yaml; export.json beside it says which marks the policy thinks in.
         ledger: the file that judges' answers go to, on a local disk.
         tau: a reward over it is good.
 
@@ -50,11 +50,15 @@ async def compute_score(
         completion=extra_info["completion"],
         ground_truth=ground_truth,
         opened=extra_info["opened"],
+        marks=_marks(str(Path(rewards).parent)),
     )
     [(value, why)] = await asyncio.wrap_future(_scorer(rewards, ledger).submit([rollout]))
     if value is None:
         raise RecapError(f"A rollout of row {rollout.id} has no reward ({why}): it is left out of its group.")
     return {"score": value, "group": 1.0 if value > tau else value, "unclosed": float(why == "unclosed")}
+
+
+_marks = cache(lambda folder: read_marks(Path(folder)))
 
 
 @cache
