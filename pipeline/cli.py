@@ -308,7 +308,9 @@ def export(
     rewards: Annotated[
         Path | None, typer.Option(help="A YAML file that names the judges; embedded stand-ins unless given.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of settings: thinking, template.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of settings: thinking, template.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help='Override a setting: thinking=["<think>\\n", "</think>"].')
     ] = None,

@@ -62,8 +62,8 @@ BLOCKS: tuple[Tags, ...] = (
     Tags("<|inner_prefix|>", "<|inner_suffix|>"),
     Tags(" to=self<|message|>", "<|eom|>"),
 )
-"""The blocks of Qwen, DeepSeek, GLM, Nemotron and LFM (`<think>`), Seed, MiniMax-M3, Magistral, Kimi, Sky-T1, Command A,
-Gemma 4, gpt-oss, Solar Open, Apertus and Muse Glimmer, and the tags that prompts ask other models for."""
+"""The blocks of Qwen, DeepSeek, GLM, Nemotron and LFM (`<think>`), Seed, MiniMax-M3, Magistral, Kimi, Sky-T1,
+Command A, Gemma 4, gpt-oss, Solar Open, Apertus and Muse Glimmer, and the tags that prompts ask other models for."""
 
 LONE = frozenset(
     (

@@ -52,7 +52,9 @@ def reward_functions(
     return [_function(kind, scorer, opened, tokenizer, marks) for kind in REWARDS.values()]
 
 
-def _function(kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None, marks: Marks | None) -> RewardFunction:
+def _function(
+    kind: str, scorer: Scorer, opened: bool, tokenizer: Decoder | None, marks: Marks | None
+) -> RewardFunction:
     async def reward(
         *,
         completions: Sequence[str],
