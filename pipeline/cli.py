@@ -308,6 +308,12 @@ def export(
     rewards: Annotated[
         Path | None, typer.Option(help="A YAML file that names the judges; embedded stand-ins unless given.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A YAML file of settings: thinking, template.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help='Override a setting: thinking=["<think>\\n", "</think>"].')
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a mixture as another trainer takes it: for verl, a folder with rows, agent loop, rewards and launch script.
@@ -319,11 +325,13 @@ def export(
     from pipeline.trainer import verl
     from pipeline.trainer.mixture import open_mixture
 
+    settings = verl.load_export(config, overrides or ())
     mixture = open_mixture(reference, mixture_config)
     done = verl.export(
         mixture,
         model,
         out or Path("out") / f"{mixture.manifest['name']}-verl",
+        settings,
         max_prompt_tokens=max_prompt_tokens,
         rewards=rewards,
     )

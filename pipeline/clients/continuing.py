@@ -34,7 +34,7 @@ def model_renderer(config: ModelConfig, need: str, *, thinks: bool = True) -> Re
     """The renderer of a model's own chat template.
 
     Args:
-        config: the model, its tokenizer, tags and variables of its template.
+        config: the model, its tokenizer, marks and variables of its template.
         need: what it is needed for, as the beginning of an error's sentence: "A seed_prefix is".
         thinks: False gives one for plain rows only, with thinking switched off.
 
@@ -47,8 +47,8 @@ def model_renderer(config: ModelConfig, need: str, *, thinks: bool = True) -> Re
     except NoTokenizer as error:
         raise InputError(f"{need} rendered with the model's own chat template. {error}") from error
     if not thinks:
-        return renderer_for(tokenizer, enable_thinking=False, variables=config.chat_template)
-    return renderer_for(tokenizer, tags=Tags(*config.tags) if config.tags else None, variables=config.chat_template)
+        return renderer_for(tokenizer, enable_thinking=False, variables=config.template)
+    return renderer_for(tokenizer, tags=Tags(*config.thinking) if config.thinking else None, variables=config.template)
 
 
 def canary(renderer: Renderer) -> dict[str, Any]:

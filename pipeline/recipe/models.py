@@ -247,6 +247,25 @@ class ServedModel(_Model):
     """The model's tokenizer, a folder or a name on the Hub; the model's own name unless given."""
 
 
+def _marks(value: Any) -> Any:
+    if isinstance(value, Mapping) and set(value) == {"opener", "closer"}:
+        return value["opener"], value["closer"]
+    return value
+
+
+ThinkingMarks = Annotated[
+    tuple[Annotated[str, Field(pattern=r"\S")], Annotated[str, Field(pattern=r"\S")]] | None,
+    Field(strict=False),
+    BeforeValidator(_marks),
+]
+"""The marks that a model thinks in, where its chat template has none: ``["<think>\\n", "</think>"]``. The key is
+``thinking`` wherever there is a model, and `TemplateVariables` is ``template``.
+"""
+
+TemplateVariables = dict[str, Any]
+"""What a chat template is rendered with besides the messages: ``{enable_thinking: true, reasoning_effort: high}``."""
+
+
 class ModelConfig(ServedModel):
     """A model that writes prefills: behind servers (``openai``), or in this process (``vllm``)."""
 
@@ -261,9 +280,9 @@ class ModelConfig(ServedModel):
     """A template of ``prompts/`` around the prompt."""
     seed_prefix: Annotated[str | None, BeforeValidator(_some)] = None
     """The words that the thinking starts with; the model goes on from there, and they are part of the prefill."""
-    tags: Annotated[tuple[str, str] | None, Field(strict=False)] = None
+    thinking: ThinkingMarks = None
     """The marks to think in, for a model whose chat template has none: ``["<think>\\n", "</think>"]``."""
-    chat_template: dict[str, Any] = Field(default_factory=dict)
+    template: TemplateVariables = Field(default_factory=dict)
     """Variables of the model's chat template (``enable_thinking``, ``reasoning_effort``)."""
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the engine ``vllm`` (``tensor_parallel_size``, ``max_model_len``); not for servers."""

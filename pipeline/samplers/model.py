@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.judges import Stance
 from pipeline.recipe import ModelConfig
 from pipeline.samplers import PrefillRequest, Thought
-from pipeline.thinking import Reading, Renderer, RenderingError, head, read_output
+from pipeline.thinking import Reading, Renderer, RenderingError, head, marks_of, read_output
 
 _TOKENS_PER_WORD = 2
 _SPARE_TOKENS = 64
@@ -59,10 +59,11 @@ class ModelSampler:
         given = {key: getattr(config, key) for key in options} | config.extra
         self.parameters: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         self._config, self._client = config, client
-        self._wrote_none: bool | None = None
+        self._shown: Reading | None = None
         self._seed_prefix = config.seed_prefix.rstrip() if config.seed_prefix else None
         self._steer = {role: _steering(role, name) for role in ("system", "user") if (name := getattr(config, role))}
         self._renderer = _renderer(config) if config.seed_prefix or config.engine == "vllm" else None
+        self._marks = marks_of(self._renderer) if self._renderer and self._renderer.form != "plain" else None
         self._try_out()
 
     def template(self, stance: Stance | None) -> str | None:
@@ -134,17 +135,22 @@ class ModelSampler:
         the model answers without thinking. None where there is nothing to say.
         """
         if not (self._renderer and self._seed_prefix):
-            return "answered a harmless request without thinking" if self._thinks_not() else None
+            seen = self._seen()
+            return "answered a harmless request without thinking" if seen and not seen.thinking else None
         body = canary(self._renderer)
         answer = self._client.probed(body)
         return goes_on(body["prompt"], answer) if answer else None
 
-    def _thinks_not(self) -> bool:
-        """Whether the model came to the end of its answer to a harmless request and had written no thinking."""
-        if self._wrote_none is None:
+    def _seen(self) -> Reading | None:
+        """The model's answer to a harmless request, in this run or an earlier one; None where there is none."""
+        if self._shown is None:
             answer = self._client.probed(self._harmless())
-            self._wrote_none = answer is not None and not self._reading(answer, opened=True).thinking
-        return self._wrote_none
+            self._shown = self._reading(answer, opened=self._opened()) if answer else None
+        return self._shown
+
+    def _opened(self) -> bool:
+        """Whether the rendered prompt is known to end inside the thinking."""
+        return self._renderer is not None and self._renderer.form == "generation-prompt"
 
     async def close(self) -> None:
         """Free what the client holds."""
@@ -163,8 +169,8 @@ class ModelSampler:
             asked: dict[str, Any] = {"prompt": ids, "skip_special_tokens": False}
         else:
             asked = {"messages": messages}
-            if self._config.chat_template:
-                asked["chat_template_kwargs"] = self._config.chat_template
+            if self._config.template:
+                asked["chat_template_kwargs"] = self._config.template
         body = {
             **asked,
             "temperature": self._config.temperature,
@@ -186,19 +192,23 @@ class ModelSampler:
 
     def _read(self, answer: Answer) -> Thought:
         if self._renderer and self._seed_prefix:
-            behind = head(answer.text, closer=self._renderer.closer)
+            behind = head(answer.text, closer=self._renderer.closer, opener=self._renderer.opener)
             again = behind.lstrip().startswith(self._seed_prefix)
             return Thought(behind.lstrip() if again else self._seed_prefix + behind, answered_by=answer.model)
-        opened = self._renderer is None or self._renderer.form == "generation-prompt"
-        reading = self._reading(answer, opened=opened and not self._thinks_not())
+        opened = self._opened()
+        if self._renderer is None and answer.finish == "length":
+            seen = self._seen()
+            opened = seen is not None and seen.how == "closer"
+        reading = self._reading(answer, opened=opened)
         return Thought(reading.thinking, reading.answer or None, answer.model)
 
     def _reading(self, answer: Answer, *, opened: bool) -> Reading:
         """An answer taken apart. A turn that came to its end without closing a thinking is an answer: what was cut at
-        its length alone may have been cut inside one that the prompt had `opened`.
+        its length alone may have been cut inside one that the prompt had `opened`. A server that renders the prompt
+        itself doesn't say whether it opens one: that its model once closed a thinking which it had not opened does.
         """
         cut = answer.finish == "length"
-        reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened and cut)
+        reading = read_output(answer.text, reasoning=answer.reasoning, opened=opened and cut, marks=self._marks)
         if reading.closed or cut:
             return reading
         said = "\n\n".join(part for part in (reading.thinking, reading.answer) if part)

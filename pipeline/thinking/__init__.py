@@ -7,13 +7,14 @@ whole turn has behind it. Nothing here imports `transformers`: a tokenizer is ha
 
 from __future__ import annotations
 
-from pipeline.thinking.parsing import BLOCKS, Reading, Tags, head, read_output
+from pipeline.thinking.parsing import BLOCKS, Marks, Reading, Tags, head, read_output
 from pipeline.thinking.prefix import Prefix, control_token, cut_prefix, sentence_ends
 from pipeline.thinking.rendering import Renderer, Rendering, RenderingError, Tokenizer, renderer_for
-from pipeline.thinking.turns import Turn, turn_of
+from pipeline.thinking.turns import Turn, marks_of, turn_of
 
 __all__ = [
     "BLOCKS",
+    "Marks",
     "Prefix",
     "Reading",
     "Renderer",
@@ -25,6 +26,7 @@ __all__ = [
     "control_token",
     "cut_prefix",
     "head",
+    "marks_of",
     "read_output",
     "renderer_for",
     "sentence_ends",

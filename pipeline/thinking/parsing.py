@@ -1,16 +1,19 @@
 """Read what a model wrote: its thinking, its answer, and whether it came to an end of the first.
 
-A model family writes its thinking between two marks of its own: `<think>` and `</think>`, a channel, a recipient. A
-text is read from left to right. An opening mark begins thinking; the closing mark of the same family ends it, and
-every other family's mark in between is part of the thoughts. The marks that head an answer
-(`<|channel|>final<|message|>`) end thinking too. Three things that are normal here are no errors:
+A model writes its thinking between two marks of its own: `<think>` and `</think>`, a channel, a recipient. Where its
+template is known, its marks are (`Marks`), and no others are read. Elsewhere those of the known families are looked for
+(`BLOCKS`): an opening mark begins thinking, and the closing mark of the same family ends it, or a mark that heads an
+answer (`<|channel|>final<|message|>`); every other family's mark in between is part of the thoughts.
+
+Thinking ends once. Everything behind the first closing mark is the answer, whole: a later closing mark, or a block that
+is opened again, stands in it as it was written. Two things that are normal here are no errors:
 
 - *No opening mark.* It stood in the prompt (R1 and its distills, or our own prefill), so the output holds the closing
   one only: what stands in front of it is thinking.
 - *No closing mark.* The output was cut at its length, or the model never came to an answer.
-- *Several blocks.* Their thoughts are joined by an empty line, and so are the pieces of the answer.
 
-White space around thoughts and answers belongs to the templates and is stripped.
+White space around thoughts and answers belongs to the templates and is stripped, and so are the marks that head an
+answer or end a turn.
 """
 
 from __future__ import annotations
@@ -29,12 +32,24 @@ class Tags(NamedTuple):
     closer: str
 
 
+class Marks(NamedTuple):
+    """The marks of one model's turn, as its template writes them (`pipeline.thinking.turns.marks_of`).
+
+    ``heading`` stands between the closing mark and the answer, ``ending`` behind the answer.
+    """
+
+    opener: str
+    closer: str
+    heading: str = ""
+    ending: str = ""
+
+
 BLOCKS: tuple[Tags, ...] = (
     *(
         Tags(f"<{name}>", f"</{name}>")
         for name in (
             *("think", "thinking", "thought", "reasoning"),
-            *("analysis", "reflection", "scratchpad", "seed:think"),
+            *("analysis", "reflection", "scratchpad", "seed:think", "mm:think"),
         )
     ),
     Tags("[THINK]", "[/THINK]"),
@@ -43,15 +58,17 @@ BLOCKS: tuple[Tags, ...] = (
     Tags("<|START_THINKING|>", "<|END_THINKING|>"),
     Tags("<|channel>thought", "<channel|>"),
     Tags("<|channel|>analysis<|message|>", "<|end|>"),
+    Tags("<|think|>", "<|end|>"),
+    Tags("<|inner_prefix|>", "<|inner_suffix|>"),
     Tags(" to=self<|message|>", "<|eom|>"),
 )
-"""The blocks of Qwen, DeepSeek, GLM, Nemotron and LFM (`<think>`), Seed, Magistral, Kimi, Sky-T1, Command A, Gemma 4,
-gpt-oss and Muse Glimmer, and the tags that prompts ask other models for."""
+"""The blocks of Qwen, DeepSeek, GLM, Nemotron and LFM (`<think>`), Seed, MiniMax-M3, Magistral, Kimi, Sky-T1,
+Command A, Gemma 4, gpt-oss, Solar Open, Apertus and Muse Glimmer, and the tags that prompts ask other models for."""
 
 LONE = frozenset(
     (
-        *("</think>", "</thinking>", "</thought>", "</seed:think>"),
-        *("[/think]", "◁/think▷", "<|end_of_thought|>", "<|end_thinking|>", "<channel|>"),
+        *("</think>", "</thinking>", "</thought>", "</seed:think>", "</mm:think>"),
+        *("[/think]", "◁/think▷", "<|end_of_thought|>", "<|end_thinking|>", "<channel|>", "<|inner_suffix|>"),
     )
 )
 """Closing marks that mean the end of thinking even where nothing opened it, in lower case. `<|end|>` also ends Phi's
@@ -63,7 +80,7 @@ _ANSWER = (
 )
 """What heads an answer. `assistantfinal` is what is left of gpt-oss's marks where a server drops special tokens."""
 
-_BETWEEN = r"<\|start\|>assistant|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>|<\|end_of_solution\|>"
+_BETWEEN = r"<\|(?:start|begin)\|>assistant|<\|START_(?:RESPONSE|TEXT)\|>|<\|content\|>"
 _BEGINS = r"(?=[<\[◁]|\ to=|assistantfinal)"
 """How any mark begins: looked for first, it finds the marks of a text 20 times as fast."""
 
@@ -75,18 +92,19 @@ _MARK = re.compile(
             *(f"(?P<open{number}>{re.escape(block.opener)})" for number, block in enumerate(BLOCKS)),
             *(f"(?P<close{number}>{re.escape(block.closer)})" for number, block in enumerate(BLOCKS)),
             f"(?P<answer>{_ANSWER})",
-            f"(?P<between>{_BETWEEN})",
         )
     )
     + ")",
     re.IGNORECASE,
 )
+_HEADS = re.compile(rf"\s*(?:{_ANSWER}|{_BETWEEN}|to=user<\|message\|>)", re.IGNORECASE)
 _BRACKET = re.compile(r"[<\[◁]")
 _OPENER = re.compile(r"\s*(?:" + "|".join(re.escape(block.opener) for block in BLOCKS) + r")\s*", re.IGNORECASE)
 _TURN_ENDS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|eom|>", "<|end|>", "<|return|>"),
     *("<|call|>", "<|user|>", "<|observation|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>"),
-    *("<turn|>", "<end_of_turn>", "</s>", "<eos>"),
+    *("<turn|>", "<end_of_turn>", "</s>", "<eos>", "<|flush|>"),
+    *("<|assistant_end|>", "<|END_RESPONSE|>", "<|END_TEXT|>", "<|end_of_solution|>", "[|endofturn|]"),
 )
 
 
@@ -104,7 +122,14 @@ class Reading(NamedTuple):
     how: How
 
 
-def read_output(text: str | None, *, reasoning: str | None = None, opened: bool = False) -> Reading:
+def read_output(
+    text: str | None,
+    *,
+    reasoning: str | None = None,
+    opened: bool = False,
+    closed: bool = False,
+    marks: Marks | None = None,
+) -> Reading:
     """Split what a model wrote into thinking and answer; never fails, whatever the text.
 
     Args:
@@ -113,16 +138,20 @@ def read_output(text: str | None, *, reasoning: str | None = None, opened: bool 
             one. Marks left in it are taken out, and thinking that stands in `text` as well is joined to it. It counts
             as closed once there is an answer: a field doesn't tell whether its thinking came to an end.
         opened: Whether the prompt ended inside the thinking block, so that a text without any mark is all thinking.
+        closed: Whether the prompt had closed the thinking, so that all of the text is the answer.
+        marks: The model's own marks; unless given, those of all known families are looked for.
     """
+    text = text or ""
+    if closed:
+        return Reading("", _answer(text, marks), True, "none")
     if reasoning and reasoning.strip():
-        field, rest = _read(reasoning, opened=True), _read(text or "", opened=False)
+        field, rest = _read(reasoning, True, marks), _read(text, False, marks)
         answer = _join([field.answer, rest.answer])
-        closed = bool(answer) and rest.closed
-        return Reading(_join([field.thinking, rest.thinking]), answer, closed, "field")
-    return _read(text or "", opened=opened)
+        return Reading(_join([field.thinking, rest.thinking]), answer, bool(answer) and rest.closed, "field")
+    return _read(text, opened, marks)
 
 
-def head(text: str, *, closer: str | None = None) -> str:
+def head(text: str, *, closer: str | None = None, opener: str | None = None) -> str:
     """The thinking in a continuation: raw text that a model wrote behind our own opening mark and prefill.
 
     White space in front is kept, since the text goes on from a prefill; an opening mark that the model repeated there
@@ -132,45 +161,76 @@ def head(text: str, *, closer: str | None = None) -> str:
     Args:
         text: The raw text, with special tokens left in: the closing mark is one in some families.
         closer: The closing mark of the model, such as `Renderer.closer`; without it that of any family is looked for.
+        opener: The opening mark of the model, likewise.
     """
-    again = _OPENER.match(text)
+    again = _OPENER.match(text) or (re.match(rf"\s*{re.escape(opener.strip())}\s*", text) if opener else None)
     text = text[again.end() :] if again else text
     closers = [closer] if closer else [block.closer for block in BLOCKS]
     end = re.search("|".join(map(re.escape, closers)) + f"|{_ANSWER}", text, re.IGNORECASE)
     return _without_turn_end(text[: end.start()] if end else text)
 
 
-def _read(text: str, *, opened: bool) -> Reading:
+def _read(text: str, opened: bool, marks: Marks | None) -> Reading:
+    thought, before, answer, how = _own(text, opened, marks) if marks else _any(text, opened)
+    if answer is None:
+        return Reading(_without_turn_end(thought, marks).strip(), before, False, "opened")
+    return Reading(thought.strip(), _join([before, _answer(answer, marks)]), True, how)
+
+
+_Parts = tuple[str, str, str | None, How]
+"""The thoughts, the answer in front of them, and that behind them: None where they never end."""
+
+
+def _own(text: str, opened: bool, marks: Marks) -> _Parts:
+    """Read by the marks of the model's own template."""
+    opener, closer = re.escape(marks.opener.strip()), re.escape(marks.closer)
+    ends = re.compile(f"{closer}|{_ANSWER}" if re.search(_ANSWER, marks.heading) else closer)
+    begins = re.match(rf"\s*{opener}", text) if opened else re.search(opener, text)
+    end = ends.search(text, begins.end() if begins else 0)
+    lone = None if opened or begins else re.search(closer, text)
+    if not opened and not begins and not (lone and marks.closer not in _TURN_ENDS):
+        return "", "", text, "none"
+    if lone or (not opened and begins and (early := re.search(closer, text[: begins.start()]))):
+        end, begins = lone or early, None
+    start = begins.end() if begins else 0
+    before = _answer(text[: begins.start()], marks) if begins else ""
+    if end is None:
+        return text[start:], before, None, "opened"
+    return text[start : end.start()], before, text[end.end() :], "block" if begins else "closer"
+
+
+def _any(text: str, opened: bool) -> _Parts:
+    """Read by the marks of every family that is known."""
     if text.startswith("analysis") and "assistantfinal" in text:
         text, opened = text.removeprefix("analysis"), True
-    thoughts: list[str] = []
-    answers: list[str] = []
-    how: How = "none"
-    inside = "any" if opened else ""
-    start = 0
+    before, start, inside = "", 0, "any" if opened else ""
     for mark in _marks(text):
-        kind = mark.lastgroup or ""
-        piece = text[start : mark.start()]
-        family = kind.removeprefix("open").removeprefix("close")
+        kind, piece, lower = mark.lastgroup or "", text[start : mark.start()], mark.group().lower()
         opens, closes = kind.startswith("open"), kind.startswith("close")
-        lone = closes and mark.group().lower() in LONE
-        if inside and (kind == "answer" or (closes and inside in ("any", family))):
-            thoughts.append(piece)
-            how = how if how != "none" else "closer" if inside == "any" else "block"
-            inside = ""
-        elif opens and (not inside or (inside == "any" and not piece.strip())):
-            answers.append(piece)
-            inside = family
-        elif lone and not inside:
-            thoughts.append(piece)
-            how = how if how != "none" else "closer"
-        elif not inside and (kind in ("answer", "between") or mark.group() in ("<|end|>", "<|eom|>")):
-            answers.append(piece)
-        else:
-            continue
-        start = mark.end()
-    (thoughts if inside else answers).append(_without_turn_end(text[start:]))
-    return Reading(_join(thoughts), _join(answers), not inside, "opened" if inside else how)
+        if inside and (kind == "answer" or (closes and inside in ("any", lower))):
+            return piece, before, text[mark.end() :], "closer" if inside == "any" else "block"
+        if not inside and closes and lower in LONE:
+            return piece, "", text[mark.end() :], "closer"
+        if opens and (not inside or (inside == "any" and not piece.strip())):
+            inside = BLOCKS[int(kind.removeprefix("open"))].closer.lower()
+            before, start = _answer(piece, None), mark.end()
+    return (text[start:], before, None, "opened") if inside else ("", "", text, "none")
+
+
+def _answer(text: str, marks: Marks | None) -> str:
+    """An answer without the marks that head it or end its turn."""
+    heading = marks.heading.strip() if marks else ""
+    last = re.search(r"<[^<>]*>$", heading)
+    heads = [heading, *([last.group()] if last else [])] if heading else []
+    text = text.strip()
+    found = True
+    while found:
+        length = next((len(mark) for mark in heads if text.startswith(mark)), 0)
+        if not length and (marks is None or re.search(_ANSWER, heading)):
+            head = _HEADS.match(text)
+            length = head.end() if head else 0
+        text, found = text[length:].lstrip(), bool(length)
+    return _without_turn_end(text, marks)
 
 
 def _marks(text: str) -> Iterator[re.Match[str]]:
@@ -191,12 +251,13 @@ def _join(pieces: list[str]) -> str:
     return "\n\n".join(piece.strip() for piece in pieces if piece.strip())
 
 
-def _without_turn_end(text: str) -> str:
+def _without_turn_end(text: str, marks: Marks | None = None) -> str:
+    ends = (*_TURN_ENDS, marks.ending) if marks and marks.ending else _TURN_ENDS
     end = len(text)
     mark: str | None = ""
     while mark is not None:
         end -= len(mark)
         while end and text[end - 1].isspace():
             end -= 1
-        mark = next((mark for mark in _TURN_ENDS if text.endswith(mark, 0, end)), None)
+        mark = next((mark for mark in ends if text.endswith(mark, 0, end)), None)
     return text[:end]

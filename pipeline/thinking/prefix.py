@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 _CONTROL = re.compile(
     r"""
-    </?\s*(?:think|thinking|thought|reasoning|analysis|reflection|scratchpad)\s*>
+    </?\s*(?:\w{1,20}:)?(?:think|thinking|thought|reasoning|analysis|reflection|scratchpad)\s*>
     | <\|[^|<>\s]{1,40}\|>            # <|im_start|>, <|eot_id|>, <|channel|>
     | <[|｜][^<>\n]{1,40}[|｜]>        # DeepSeek's full-width bars
     | <\|(?:turn|tool|channel)>|<(?:turn|tool|channel)\|>

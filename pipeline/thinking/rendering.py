@@ -25,6 +25,7 @@ The *text* of a rendering can't say this: whoever sends text instead of ids lets
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ _SENTINEL = "Sentinel of copper, then a lantern"
 _ANSWER = "Answer of tin, then a bell"
 _USERS = ("Which river is longer?", "Two things, please:\n\n1. Name a colour.\n2. Say why.")
 _TOOL_CALL = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": {}}}
+_MARK = re.compile(r"<[^<>\s][^<>\n]{0,60}>|\[[^\[\]\n]{2,60}\]|◁[^◁▷\n]{1,20}▷")
+"""What a closing mark looks like that no known family has."""
+
 _START, _END = "\U000f1001", "\U000f1002"
 """Private-use characters around control tokens in the user's text, while the template renders it."""
 
@@ -159,8 +163,8 @@ class Renderer:
     def _check(self, prefill: str) -> None:
         if self.form == "plain":
             raise RenderingError(
-                "Thinking was switched off for this model, so there is no block that a prefill could stand in. Ask for "
-                "the renderer with enable_thinking=True."
+                "Thinking was switched off for this model, so there is no block that a prefill could stand in. Remove "
+                "enable_thinking: false from template."
             )
         found = self.control_tokens.search(prefill)
         marks = (mark.strip() for mark in (self.opener, self.closer))
@@ -211,14 +215,17 @@ def renderer_for(
             didn't end up right behind one opening mark. The message shows the rendered tail.
     """
     if tags and not all(mark.strip() for mark in tags):
-        raise RenderingError(f"Both marks must be given, and not just white space: {tags}.")
+        raise RenderingError(f"thinking takes two marks, not just white space, and was {_pair(tags)}.")
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
         raise RenderingError(f"The tokenizer has no chat template to render prompts with: {error}") from error
     foreign = [block.closer for block in BLOCKS if block.closer.lower() in LONE and block.closer in template]
     if tags and foreign and tags.closer.strip() not in foreign:
-        raise RenderingError(f"The chat template knows thinking that ends in {foreign[0]!r}, not in the tags {tags}.")
+        raise RenderingError(
+            f"The chat template knows thinking that ends in {foreign[0]!r}, and thinking: {_pair(tags)} has another "
+            "closing mark. Name the template's, or remove thinking."
+        )
     switches = {"enable_thinking": enable_thinking, "thinking": enable_thinking, **(variables or {})}
     learned = {_learn(tokenizer, user, switches, tags) for user in _USERS}
     tail, block, form = learned.pop()
@@ -237,6 +244,10 @@ def renderer_for(
     for user in _USERS:
         _prove(renderer, user)
     return renderer
+
+
+def _pair(tags: Tags) -> str:
+    return json.dumps(tags, ensure_ascii=False)
 
 
 class _Learned(NamedTuple):
@@ -263,33 +274,44 @@ def _learn(tokenizer: Tokenizer, user: str, variables: Mapping[str, Any], given:
                 f"The chat template opens a thinking block with thinking switched off, too: prompts end with {tail!r}."
             )
         return _Learned(tail, Tags("", ""), "plain")
-    form: Form = "generation-prompt" if own or (given and tail.endswith(given.opener)) else "reasoning-field"
-    own = own or _written(tokenizer, messages, prompt, variables)
+    written = None if own else _written(tokenizer, messages, prompt, variables)
+    if written and not written.opener:
+        own = _ending(tail, Tags(written.closer.replace("/", "", 1), written.closer))
+    begun = _ending(tail, given) if given else None
+    form: Form = "generation-prompt" if own or begun else "reasoning-field"
+    own, given = own or (written if written and written.opener else None), begun or given
     if own and given and [mark.strip() for mark in own] != [mark.strip() for mark in given]:
-        raise RenderingError(f"The chat template has a thinking block of its own, {own}; leave out the tags {given}.")
+        raise RenderingError(
+            f"The chat template has a thinking block of its own, {_pair(own)}: remove thinking: {_pair(given)}."
+        )
     if own:
         return _Learned(tail, own, form)
     if given:
         return _Learned(tail, given, form if form == "generation-prompt" else "given")
     raise RenderingError(
         f"The chat template has no thinking block of its own that could follow its generation prompt: prompts end with "
-        f'{tail!r}. If the model was trained to think, say in which marks, as in tags=Tags("<think>\\n", "</think>"); '
-        "for plain rows only, ask for the renderer with enable_thinking=False."
+        f'{tail!r}. If the model was trained to think, say in which marks: thinking: ["<think>\\n", "</think>"].'
     )
 
 
 def _opened(tail: str) -> Tags | None:
     """Return the block that a tail ends in the opening mark of, with the white space behind the mark."""
-    for block in BLOCKS:
-        if tail.rstrip().endswith(block.opener):
-            return Tags(tail[tail.rindex(block.opener) :], block.closer)
-    return None
+    return next((found for block in BLOCKS if (found := _ending(tail, block))), None)
+
+
+def _ending(tail: str, block: Tags) -> Tags | None:
+    opener = block.opener.strip()
+    if opener == block.closer.strip() or not tail.rstrip().endswith(opener):
+        return None
+    return Tags(tail[tail.rindex(opener) :], block.closer)
 
 
 def _written(
     tokenizer: Tokenizer, messages: list[dict[str, Any]], prompt: str, variables: Mapping[str, Any]
 ) -> Tags | None:
     """Return the marks that the template itself puts around an assistant's reasoning right behind `prompt`.
+
+    The opening one is empty where the generation prompt ends in it.
 
     Gemma 4 before its fifth template writes reasoning only in turns that call a tool, so this is tried as well.
     """
@@ -301,8 +323,14 @@ def _written(
         except RenderingError:
             continue
         opener, sentinel, rest = text.removeprefix(prompt).partition(_SENTINEL)
-        closer = control_token(rest) or next((block.closer for block in BLOCKS if block.closer in rest), None)
-        if text.startswith(prompt) and sentinel and opener and closer:
+        closing = rest.partition(_ANSWER)[0]
+        mark = _MARK.search(closing)
+        closer = (
+            control_token(closing)
+            or next((block.closer for block in BLOCKS if block.closer in closing), None)
+            or (mark.group() if mark else None)
+        )
+        if text.startswith(prompt) and sentinel and closer:
             return Tags(opener, closer)
     return None
 

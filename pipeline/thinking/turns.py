@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pipeline.thinking.parsing import Marks, read_output
 from pipeline.thinking.rendering import Renderer, RenderingError
 
 _USER = {"role": "user", "content": "Which river is longer?"}
@@ -52,6 +53,35 @@ def turn_of(renderer: Renderer) -> Turn:
         raise RenderingError("The chat template writes no answer of an assistant, so no turn of it can be learned.")
     end = renderer.control_tokens.match(ending.lstrip())
     return Turn(closing, end.group() if end else getattr(renderer.tokenizer, "eos_token", None) or "")
+
+
+def marks_of(renderer: Renderer) -> Marks:
+    """The marks that a model's output is read by, proven: a turn written with them is read back as it was.
+
+    Raises:
+        RenderingError: the model doesn't think, its template writes no turn of an assistant, or what was written came
+            back otherwise; the message says how.
+    """
+    turn = turn_of(renderer)
+    marks = Marks(renderer.opener, renderer.closer, turn.closing.partition(renderer.closer)[2], turn.ending)
+    behind = f"{_THOUGHT}{turn.closing}{_ANSWER}{turn.ending}"
+    wanted = (_THOUGHT, _ANSWER, True)
+    for given, opened, expected in (
+        (renderer.opener + behind, False, wanted),
+        (behind, True, wanted),
+        (renderer.opener + _THOUGHT, False, (_THOUGHT, "", False)),
+        (f"{_ANSWER}{turn.ending}", False, ("", _ANSWER, True)),
+    ):
+        written = renderer.tokenizer.decode(renderer.behind(given))
+        reading = read_output(written, opened=opened, marks=marks)
+        if (reading.thinking, reading.answer, reading.closed) != expected:
+            raise RenderingError(
+                f"Answers of this model can't be read: its chat template writes {written!r}, and of it came back the "
+                f"thinking {reading.thinking!r}, {'closed' if reading.closed else 'never closed'}, and the answer "
+                f"{reading.answer!r}. Where the model thinks in other marks, name them under thinking, as in "
+                'thinking: ["<think>\\n", "</think>"].'
+            )
+    return marks
 
 
 def _written(renderer: Renderer, turn: dict[str, Any]) -> str:

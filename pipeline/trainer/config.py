@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import InputError, RecipeError
+from pipeline.recipe import TemplateVariables, ThinkingMarks
 from pipeline.recipe.mistakes import Mistake, nearest
 from pipeline.recipe.reading import Kind
 from pipeline.trainer.reward_config import RewardsConfig
@@ -72,13 +73,6 @@ class DynamicSampling(_Model):
     max_refills: int = Field(default=3, ge=0)
 
 
-class Marks(_Model):
-    """The marks of a thinking block, for a policy whose template has none."""
-
-    opener: str = "<think>\n"
-    closer: str = "</think>"
-
-
 class TrainConfig(_Model):
     """A training run, apart from the mixture and the policy.
 
@@ -102,8 +96,8 @@ class TrainConfig(_Model):
     stop: Stop | None = Stop()
     max_tokens: int = Field(default=8000, ge=2)
     max_prompt_tokens: int = Field(default=2048, ge=1)
-    thinking: Marks | None = None
-    template: dict[str, Any] = {}
+    thinking: ThinkingMarks = None
+    template: TemplateVariables = {}
     recovered_above: float = 0.5
 
     @property

@@ -27,7 +27,7 @@ from trl import GRPOTrainer
 
 from pipeline.judges.refusal import RefusalJudge
 from pipeline.schema import REWARDS
-from pipeline.thinking import read_output
+from pipeline.thinking import Marks, read_output
 from pipeline.trainer.config import DynamicSampling
 from pipeline.trainer.watch import Seen, Watch, lesson
 
@@ -53,15 +53,23 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         dynamic_sampling: which groups are replaced, and how often at most; none keeps every group.
         recovered_above: a prefilled rollout with a higher reward counts as recovered, in the logs.
         watch: is told what each step came to; where it finds an end to the training, there is one, and `train` returns.
+        marks: those that the policy thinks in; of any known family unless given.
         options: those of GRPOTrainer.
     """
 
     def __init__(
-        self, *, dynamic_sampling: DynamicSampling | None, recovered_above: float, watch: Watch, **options: Any
+        self,
+        *,
+        dynamic_sampling: DynamicSampling | None,
+        recovered_above: float,
+        watch: Watch,
+        marks: Marks | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options, callbacks=[Watching(watch, self)])
         self._dynamic = dynamic_sampling
         self._recovered_above = recovered_above
+        self._marks = marks
         self._refusals = RefusalJudge()
         self._rows: Sequence[dict[str, Any]] = ()
         self._decided: torch.Tensor | None = None
@@ -217,7 +225,7 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         for row, text, reward in zip(rows, texts, totals.tolist(), strict=True):
             domain, prefilled = row["domain"], row["prefill"] is not None
             kind = "prefilled" if prefilled else "plain"
-            reading = read_output(text, opened=row["opened"])
+            reading = read_output(text, opened=row["opened"], marks=self._marks)
             scored = reward == reward  # noqa: PLR0124
             if reading.closed and reading.answer:
                 self._seen.update({f"asked/{row['reward']}": 1, f"unscored/{row['reward']}": int(not scored)})

@@ -18,7 +18,7 @@ from pipeline import templates
 from pipeline.clients.tokenizers import load as load_tokenizer
 from pipeline.errors import InputError, RecapError, is_hub_error
 from pipeline.recipe import ELSEWHERE
-from pipeline.thinking import Renderer, Tags, renderer_for
+from pipeline.thinking import Marks, Renderer, Tags, marks_of, renderer_for
 from pipeline.trainer import runs
 from pipeline.trainer.config import TrainConfig, grpo_config, lora_config, require_trl
 from pipeline.trainer.mixture import Mixture, render
@@ -92,9 +92,10 @@ def train(
     tokenizer = load_tokenizer(model, (config.grpo.get("model_init_kwargs") or {}).get("revision"))
     renderer = renderer_for(
         tokenizer,
-        tags=Tags(config.thinking.opener, config.thinking.closer) if config.thinking else None,
+        tags=Tags(*config.thinking) if config.thinking else None,
         variables=config.template,
     )
+    marks = marks_of(renderer) if renderer.form != "plain" else None
     table, dropped = render(mixture, renderer, config.prompt_limit)
     tell(
         f"{mixture.name}: {len(table):,} rows; left out: {dropped.too_long:,} with a prompt over "
@@ -115,10 +116,10 @@ def train(
             scorer = stack.enter_context(Scorer(config.rewards, ledger))
             scorer.check()
             opened = renderer.form == "generation-prompt"
-            rewards = reward_functions(scorer, opened=opened, hear=watch.hear)
+            rewards = reward_functions(scorer, opened=opened, hear=watch.hear, marks=marks)
             if config.rewards.stand_ins:
                 tell(f"note: {' and '.join(config.rewards.stand_ins)} read from the answer's wording, by no model")
-        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards, watch)
+        trainer = _trainer(model, tokenizer, rows, arguments, config, rewards, watch, marks)
         runs.note(out, RUN, run)
         if checkpoint:
             tell(f"going on from {checkpoint}")
@@ -148,6 +149,7 @@ def _trainer(
     config: TrainConfig,
     rewards: Sequence[RewardFunction],
     watch: Watch,
+    marks: Marks | None,
 ) -> Any:
     from pipeline.trainer.grpo import RecapTrainer
 
@@ -163,6 +165,7 @@ def _trainer(
             dynamic_sampling=config.dynamic_sampling,
             recovered_above=config.recovered_above,
             watch=watch,
+            marks=marks,
         )
     except ImportError as error:
         raise InputError(f"A setting needs a package that is not installed: {error}") from error

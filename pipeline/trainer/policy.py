@@ -27,7 +27,7 @@ from pipeline.clients.opening import Clients
 from pipeline.engine import Refused
 from pipeline.errors import InputError
 from pipeline.recipe import ModelConfig
-from pipeline.thinking import RenderingError, Turn, control_token, head, turn_of
+from pipeline.thinking import RenderingError, control_token, head, marks_of, turn_of
 
 ASKER = "policy"
 
@@ -56,12 +56,14 @@ class PolicyConfig(ModelConfig):
 class Written(NamedTuple):
     """What a model wrote at last, behind all that it was given.
 
-    ``opened`` says that what it was given ended inside the thinking; ``requests`` how often it was asked.
+    ``opened`` says that what it was given ended inside the thinking, ``closed`` that it had closed it; ``requests`` how
+    often it was asked.
     """
 
     completion: str
     opened: bool
     requests: int
+    closed: bool = False
 
 
 class Policy:
@@ -73,13 +75,14 @@ class Policy:
         seed: of the draws; with it, the same rows are drawn alike.
 
     Raises:
-        InputError: the tokenizer can't be had, or its chat template can't be continued inside the thinking.
+        InputError: the tokenizer can't be had, or its chat template can't be continued inside the thinking, or
+            what the model answers not be read.
     """
 
     def __init__(self, config: PolicyConfig, client: Client, seed: int) -> None:
         self._config, self._client, self._seed = config, client, seed
         self._renderer = model_renderer(config, "What a model under test is asked is")
-        self._turn: Turn | None = None
+        self._turn, self.marks = turn_of(self._renderer), marks_of(self._renderer)
 
     async def answer(
         self,
@@ -132,9 +135,8 @@ class Policy:
             text = await self._ask(ids, id, sample)
             return Written(text, self._renderer.form == "generation-prompt", 1)
         if attack["kind"] == "hijack":
-            self._turn = self._turn or turn_of(self._renderer)
             text = await self._ask([*ids, *self._renderer.behind(self._turn.closing)], id, sample)
-            return Written(text, False, 1)
+            return Written(text, False, 1, closed=True)
         text = await self._ask(ids, id, sample, prefill)
         thinking, rounds = prefill, attack.get("rounds") or 0
         for number in range(1, rounds + 1):
@@ -160,7 +162,7 @@ class Policy:
 
     def _head(self, text: str) -> str:
         """What was written inside the thinking, up to any mark."""
-        text = head(text, closer=self._renderer.closer)
+        text = head(text, closer=self._renderer.closer, opener=self._renderer.opener)
         found = self._renderer.control_tokens.search(text)
         ends = [found.start()] if found else []
         mark = control_token(text)

@@ -12,7 +12,7 @@ from pipeline.judges import Part
 from pipeline.judges.refusal import RefusalJudge
 from pipeline.sources import files
 from pipeline.sources.readers import records
-from pipeline.thinking import Tags, read_output, renderer_for
+from pipeline.thinking import Tags, marks_of, read_output, renderer_for
 from pipeline.trainer.bootstrap import Interval, interval
 from pipeline.trainer.sft import SftConfig
 
@@ -79,8 +79,9 @@ def measure(
     tags = Tags(*config.thinking) if config.thinking else None
     renderer = renderer_for(load_tokenizer(model), tags=tags, variables=config.template)
     given = [renderer.render([{"role": "user", "content": prompt}], None).ids for prompt in prompts]
-    opened = renderer.form == "generation-prompt"
-    read = [read_output(text, opened=opened) for text in _generated(model, renderer.tokenizer, given, max_tokens, seed)]
+    opened, marks = renderer.form == "generation-prompt", marks_of(renderer)
+    texts = _generated(model, renderer.tokenizer, given, max_tokens, seed)
+    read = [read_output(text, opened=opened, marks=marks) for text in texts]
     thoughts = [reading.thinking for reading in read]
     answers = [reading.answer if reading.closed else "" for reading in read]
     return Refusals(

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.schema import REWARDS
 from pipeline.steps.shards import prompt_text
+from pipeline.thinking import Marks
 from pipeline.trainer.reward_config import RewardsConfig
 from pipeline.trainer.rollouts import Rollout, Score
 from pipeline.trainer.scoring import Scorer
@@ -27,7 +28,9 @@ Hear = Callable[[str, Iterable[str]], None]
 """Is told a reward, and what was said of each of its rollouts that wasn't scored (`pipeline.trainer.watch.Watch`)."""
 
 
-def reward_functions(scorer: Scorer, *, opened: bool, hear: Hear | None = None) -> list[RewardFunction]:
+def reward_functions(
+    scorer: Scorer, *, opened: bool, hear: Hear | None = None, marks: Marks | None = None
+) -> list[RewardFunction]:
     """TRL's reward functions, one for each reward, called by its name. They wait side by side.
 
     The dataset has the columns of `pipeline.trainer.mixture.RENDERED`, and completions have their special tokens, which
@@ -38,11 +41,12 @@ def reward_functions(scorer: Scorer, *, opened: bool, hear: Hear | None = None) 
         scorer: judges; it stays open.
         opened: whether a row without a prefill ends inside the thinking: where the generation prompt opens it.
         hear: is told what was said where a rollout wasn't scored.
+        marks: those that the policy thinks in (`pipeline.thinking.marks_of`); of any known family unless given.
     """
-    return [_function(kind, scorer, opened, hear) for kind in REWARDS.values()]
+    return [_function(kind, scorer, opened, hear, marks) for kind in REWARDS.values()]
 
 
-def _function(kind: str, scorer: Scorer, opened: bool, hear: Hear | None) -> RewardFunction:
+def _function(kind: str, scorer: Scorer, opened: bool, hear: Hear | None, marks: Marks | None) -> RewardFunction:
     async def reward(
         *,
         completions: Sequence[str],
@@ -59,6 +63,7 @@ def _function(kind: str, scorer: Scorer, opened: bool, hear: Hear | None) -> Rew
                 completion=completions[place],
                 ground_truth=columns["ground_truth"][place],
                 opened=opened or columns["prefill"][place] is not None,
+                marks=marks,
             )
             for place in places
         ]

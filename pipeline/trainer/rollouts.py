@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from pipeline.thinking import Reading, read_output
+from pipeline.thinking import Marks, Reading, read_output
 
 Why = Literal["scored", "unclosed", "empty", "unreadable", "unclear", "unverified", "no-truth"]
 
@@ -19,7 +19,8 @@ class Rollout(NamedTuple):
 
     ``id``, ``domain``, ``reward`` and ``ground_truth`` are the row's; ``prompt`` is the user's text without any markup,
     ``completion`` what the policy wrote behind all that it was given, with its marks; ``opened`` says that what it was
-    given ended inside the thinking: with a prefill, or with the opening mark of its template.
+    given ended inside the thinking: with a prefill, or with the opening mark of its template; ``closed`` that it had
+    closed the thinking, so that all of the completion is answer. ``marks`` are the policy's own.
     """
 
     id: str
@@ -29,6 +30,8 @@ class Rollout(NamedTuple):
     completion: str
     ground_truth: str | None = None
     opened: bool = False
+    closed: bool = False
+    marks: Marks | None = None
 
 
 class Score(NamedTuple):
@@ -69,7 +72,7 @@ class Unreadable(Score):
 
 def read_rollout(rollout: Rollout) -> Reading | Score:
     """The thinking and the answer of a rollout; the score of one that has no answer."""
-    reading = read_output(rollout.completion, opened=rollout.opened)
+    reading = read_output(rollout.completion, opened=rollout.opened, closed=rollout.closed, marks=rollout.marks)
     if not reading.closed:
         return Score(0.0, "unclosed")
     return reading if reading.answer else Score(0.0, "empty")

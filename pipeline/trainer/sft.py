@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.clients.tokenizers import load as load_tokenizer
 from pipeline.errors import InputError, is_hub_error
-from pipeline.recipe import Source
+from pipeline.recipe import Source, TemplateVariables, ThinkingMarks
 from pipeline.recipe.mistakes import Mistake
 from pipeline.recipe.reading import Kind
 from pipeline.sources import files, hub
 from pipeline.sources.readers import columns, records
-from pipeline.thinking import Renderer, RenderingError, Tags, Turn, read_output, renderer_for, turn_of
+from pipeline.thinking import Renderer, RenderingError, Tags, Turn, marks_of, read_output, renderer_for, turn_of
 from pipeline.trainer import runs
 from pipeline.trainer.settings import load_settings
 
@@ -76,8 +76,8 @@ class SftConfig(BaseModel):
     response: str = "response"
     max_tokens: Annotated[int, Field(ge=1)] = 8192
     limit: Annotated[int | None, Field(ge=1)] = None
-    thinking: tuple[str, str] | None = None
-    template: dict[str, Any] = {}
+    thinking: ThinkingMarks = None
+    template: TemplateVariables = {}
 
 
 class Examples(NamedTuple):
@@ -136,6 +136,7 @@ def tune(model: str, data: str, config: SftConfig, out: Path, tell: Callable[[st
         "data": origin,
         "settings": _settings(config),
     }
+    marks_of(renderer)
     found = examples(rows, config, renderer)
     if not found.rows:
         raise InputError(f"No row of {data} is left to train on: {_counted(found.left_out)}.")

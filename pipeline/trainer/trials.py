@@ -141,7 +141,7 @@ def unclosed_note(where: str, unclosed: int, answers: int) -> str | None:
     return (
         f"{where}: {unclosed:,} of {answers:,} answers never closed their thinking and count as failures, so the "
         "figures tell how long the model thinks rather than what it answers. Raise model.max_tokens; where that "
-        "changes nothing, the model doesn't close its thinking, or by other marks than those of model.tags."
+        "changes nothing, the model doesn't close its thinking, or by other marks than those of model.thinking."
     )
 
 
@@ -209,4 +209,6 @@ async def _rollout(trial: Trial, policy: Policy) -> Rollout | Outcome:
         completion=written.completion,
         ground_truth=row["ground_truth"],
         opened=written.opened,
+        closed=written.closed,
+        marks=policy.marks,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,18 +18,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from pipeline import __version__, schema
 from pipeline.clients.tokenizers import load as load_tokenizer
 from pipeline.errors import InputError, RecapError
 from pipeline.publish.folder import replace, work_folder
-from pipeline.recipe import MIXTURE
+from pipeline.recipe import MIXTURE, TemplateVariables, ThinkingMarks
 from pipeline.recipe.mistakes import Mistake, code, invalid, secrets
 from pipeline.recipe.reading import Kind, checked
 from pipeline.steps.shards import prompt_text
-from pipeline.thinking import Renderer, renderer_for
+from pipeline.thinking import Marks, Renderer, Tags, marks_of, renderer_for
 from pipeline.trainer.mixture import Mixture, render
 from pipeline.trainer.reward_config import RewardsConfig
+from pipeline.trainer.settings import load_settings
 
 VERSION = "0.9.1"
 """The version of verl that this is written for."""
@@ -68,6 +70,32 @@ text, ``prefill_tokens`` is t0 - 1 in the paper, the opening mark included."""
 _FILES = ("recap_agent_loop.py", "recap_reward.py", "recap_sampler.py", "rewards.yaml", "launch.sh", "README.md")
 
 
+class ExportConfig(BaseModel):
+    """How a policy is rendered and read; the keys are those of a training's settings.
+
+    Attributes:
+        thinking: the marks to think in, where the template has none.
+        template: variables of the chat template.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    thinking: ThinkingMarks = None
+    template: TemplateVariables = {}
+
+
+_EXPORT = Kind("settings of an export", "a mapping, as in template: {enable_thinking: true}", "template.key=value")
+
+
+def load_export(path: Path | None, overrides: Sequence[str] = ()) -> ExportConfig:
+    """Read a YAML file of settings, if there is one, and apply ``a.b.c=value`` overrides.
+
+    Raises:
+        InputError: the file can't be read, or holds mistakes, all of them in the message.
+    """
+    return load_settings(ExportConfig, _EXPORT, path, overrides)
+
+
 class Exported(NamedTuple):
     """What was written, and how many rows were not: too long, or not to be written by the chat template."""
 
@@ -79,7 +107,13 @@ class Exported(NamedTuple):
 
 
 def export(
-    mixture: Mixture, model: str, out: Path, *, max_prompt_tokens: int = 2048, rewards: Path | None = None
+    mixture: Mixture,
+    model: str,
+    out: Path,
+    config: ExportConfig | None = None,
+    *,
+    max_prompt_tokens: int = 2048,
+    rewards: Path | None = None,
 ) -> Exported:
     """Write all that verl needs to train a policy on a mixture into a new folder.
 
@@ -87,12 +121,13 @@ def export(
         mixture: what `pipeline.trainer.mixture.open_mixture` opened.
         model: the policy, whose tokenizer measures the prompts: a folder, or a name on the Hub.
         out: the folder; it is not there yet, or empty.
+        config: how the policy is rendered, where its own template isn't enough.
         max_prompt_tokens: rows with longer prompts, prefill included, are left out. verl would cut off their heads.
         rewards: a YAML file that names the judges; embedded stand-ins unless given.
 
     Raises:
-        InputError: the tokenizer can't be had, its template can't be continued, no row is left, the rewards hold
-            mistakes, or `out` holds files. Nothing was written.
+        InputError: the tokenizer can't be had, its template can't be continued or its answers not be read, no row is
+            left, the rewards hold mistakes, or `out` holds files. Nothing was written.
         OutputError: `out` can't be written.
     """
     _check_free(out)
@@ -103,7 +138,9 @@ def export(
         )
     if rewards is not None:
         read_rewards(rewards)
-    renderer = renderer_for(load_tokenizer(model))
+    config = config or ExportConfig()
+    renderer = renderer_of(load_tokenizer(model), config.thinking, config.template)
+    marks = marks_of(renderer) if renderer.form != "plain" else None
     table, dropped = render(mixture, renderer, max_prompt_tokens)
     rows = pa.Table.from_pylist(list(_rows(table)), schema=ROWS)
     name = str(mixture.manifest["name"])
@@ -127,7 +164,8 @@ def export(
         if rewards is not None:
             (folder / "rewards.yaml").write_bytes(rewards.read_bytes())
         loop = {"name": AGENT, "_target_": "recap_agent_loop.RecapAgentLoop"}
-        loop["template_sha256"] = renderer.template_sha256
+        speech = config.model_dump(mode="json")
+        loop |= {"template_sha256": renderer.template_sha256, **speech}
         (folder / "agent_loop.yaml").write_text(yaml.safe_dump([loop], sort_keys=False), encoding="utf-8")
         made_from = {
             "mixture": mixture.name,
@@ -135,6 +173,8 @@ def export(
             "content_hash": mixture.content_hash,
             "model": policy,
             "template_sha256": renderer.template_sha256,
+            **speech,
+            "marks": marks._asdict() if marks else None,
             "max_prompt_tokens": max_prompt_tokens,
             "rows": len(rows),
             "prefilled": prefilled,
@@ -171,13 +211,29 @@ def check(folder: Path, model: str) -> None:
     from pipeline.trainer.rewards import Scorer
 
     config = read_rewards(folder / "rewards.yaml")
-    check_template(
-        renderer_for(load_tokenizer(model)), json.loads((folder / "export.json").read_text())["template_sha256"]
-    )
+    made = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    renderer = renderer_of(load_tokenizer(model), made["thinking"], made["template"])
+    check_template(renderer, made["template_sha256"])
+    if renderer.form != "plain" and marks_of(renderer) != read_marks(folder):
+        raise InputError(
+            f"The policy's turns have other marks than {folder / 'export.json'} says. Export the mixture again with "
+            "--model set to this policy."
+        )
     with TemporaryDirectory() as scratch, Scorer(config, Path(scratch) / "ledger.sqlite") as scorer:
         scorer.check()
     if config.stand_ins:
         print(f"note: {' and '.join(config.stand_ins)} come from embedded stand-ins, no judges", file=sys.stderr)
+
+
+def renderer_of(tokenizer: Any, thinking: Sequence[str] | None, template: Mapping[str, Any]) -> Renderer:
+    """The renderer of a policy by an export's settings. Raises RenderingError as `renderer_for` does."""
+    return renderer_for(tokenizer, tags=Tags(*thinking) if thinking else None, variables=template)
+
+
+def read_marks(folder: Path) -> Marks | None:
+    """The marks that an export's policy is read by; None where it was exported without thinking."""
+    marks = json.loads((folder / "export.json").read_text(encoding="utf-8"))["marks"]
+    return Marks(**marks) if marks else None
 
 
 def check_template(renderer: Renderer, sha256: str) -> None:

@@ -23,10 +23,14 @@ OUTPUTS = [
     # thinking switched off, or closed at once
     ("<think>\n\n</think>\n\nFour.", ("", "Four.", True, "block")),
     ("</think>Four.", ("", "Four.", True, "closer")),
-    # several blocks, one of them never closed; a closing mark too many
-    ("<think>a</think>x<think>b</think>y", ("a\n\nb", "x\n\ny", True, "block")),
-    ("<think>a</think>x<think>b", ("a\n\nb", "x", False, "opened")),
-    ("<think>a</think>b</think>c", ("a\n\nb", "c", True, "block")),
+    # behind the first closing mark all is answer: a block opened again, a closing mark too many
+    ("<think>a</think>x<think>b</think>y", ("a", "x<think>b</think>y", True, "block")),
+    ("<think>a</think>x<think>b", ("a", "x<think>b", True, "block")),
+    ("<think>a</think>b</think>c", ("a", "b</think>c", True, "block")),
+    ("a</think>b</think>c", ("a", "b</think>c", True, "closer")),
+    ("<think>a</think><reasoning>b</reasoning>c", ("a", "<reasoning>b</reasoning>c", True, "block")),
+    ("<think>a</think>b<analysis>c</analysis>", ("a", "b<analysis>c</analysis>", True, "block")),
+    ("Sure.<think>a</think>b", ("a", "Sure.\n\nb", True, "block")),
     # marks of other families within thinking are thoughts
     (
         "<think>They wrote </scratchpad> and <|channel|>analysis<|message|> here.</think>Yes.",
@@ -65,6 +69,13 @@ OUTPUTS = [
         "<|begin_of_thought|>\nI add.\n<|end_of_thought|>\n\n<|begin_of_solution|>\nFour.\n<|end_of_solution|>",
         ("I add.", "Four.", True, "block"),
     ),
+    # MiniMax-M3, Solar Open, Apertus
+    ("<mm:think>I add.</mm:think>Four.", ("I add.", "Four.", True, "block")),
+    (
+        "<|think|>I add.<|end|><|begin|>assistant<|content|>Four.<|flush|>",
+        ("I add.", "Four.", True, "block"),
+    ),
+    ("<|inner_prefix|>I add.<|inner_suffix|>Four.<|assistant_end|>", ("I add.", "Four.", True, "block")),
     # no thinking at all, Phi's end of a turn
     ("Four.<|end|>", ("", "Four.", True, "none")),
     ("", ("", "", True, "none")),

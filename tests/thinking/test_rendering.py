@@ -394,7 +394,7 @@ def test_a_switch_of_another_name_is_turned() -> None:
         (ending(HEADER + "<think>\n\n</think>\n\n"), r"'<think>' is there 2 times.*Behind the user's text: .*</think>"),
         (ending(HEADER + "</think>"), "'</think>' has already closed the thinking"),
         (ending(HEADER + HEADER), "as if a second turn were opened"),
-        (ending(HEADER + "<scratchpad>"), r"a thinking block of its own, Tags\(opener='<scratchpad>'"),
+        (ending(HEADER + "<scratchpad>"), r'a thinking block of its own, \["<scratchpad>"'),
         (ending("{{ raise_exception('not today') }}"), "roles user: not today"),
         (ending("{{ messages[0].content | length }}"), "ends two prompts in two ways"),
         (ending(HEADER).replace("m.content", "m.content | upper"), "drops the user's text"),

@@ -12,7 +12,7 @@ that is too long at its head without failing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -21,13 +21,13 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from verl.utils.profiler import simple_timer
 
 from pipeline.errors import InputError
-from pipeline.thinking import Renderer, renderer_for
-from pipeline.trainer.verl import check_template
+from pipeline.thinking import Renderer
+from pipeline.trainer.verl import check_template, renderer_of
 
 
 @cache
-def _renderer(tokenizer: Any, variables: str) -> Renderer:
-    return renderer_for(tokenizer, variables=json.loads(variables))
+def _renderer(tokenizer: Any, thinking: tuple[str, str] | None, template: str) -> Renderer:
+    return renderer_of(tokenizer, thinking, json.loads(template))
 
 
 class RecapAgentLoop(AgentLoopBase):  # type: ignore[misc]
@@ -37,15 +37,26 @@ class RecapAgentLoop(AgentLoopBase):  # type: ignore[misc]
 
     Args:
         template_sha256: the hash of the chat template that prompts were measured with.
+        thinking: the marks to think in, where the template has none.
+        template: variables of the chat template.
         arguments: as verl gives them to every agent loop.
 
     Raises:
         InputError: the policy has another chat template, or one that can't be continued.
     """
 
-    def __init__(self, *, template_sha256: str, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        template_sha256: str,
+        thinking: Sequence[str] | None = None,
+        template: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
-        self.renderer = _renderer(self.tokenizer, json.dumps(dict(self.apply_chat_template_kwargs), sort_keys=True))
+        variables = json.dumps({**self.apply_chat_template_kwargs, **(template or {})}, sort_keys=True)
+        marks = (thinking[0], thinking[1]) if thinking else None
+        self.renderer = _renderer(self.tokenizer, marks, variables)
         check_template(self.renderer, template_sha256)
 
     async def run(

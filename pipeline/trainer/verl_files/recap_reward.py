@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import RecapError
 from pipeline.trainer.rewards import Rollout, Scorer
-from pipeline.trainer.verl import read_rewards
+from pipeline.trainer.verl import read_marks, read_rewards
 
 
 async def compute_score(
@@ -36,7 +36,7 @@ async def compute_score(
         solution_str: verl's text of the response, which lacks special tokens; the agent loop's is read instead.
         ground_truth: the row's.
         extra_info: the row's, and what the agent loop found.
-        rewards: the path of rewards.yaml.
+        rewards: the path of rewards.yaml; export.json beside it says which marks the policy thinks in.
         ledger: the file that judges' answers go to, on a local disk.
     """
     rollout = Rollout(
@@ -47,6 +47,7 @@ async def compute_score(
         completion=extra_info["completion"],
         ground_truth=ground_truth,
         opened=extra_info["opened"],
+        marks=_marks(str(Path(rewards).parent)),
     )
     try:
         [score] = await asyncio.wrap_future(_scorer(rewards, ledger).submit([rollout]))
@@ -59,6 +60,9 @@ async def compute_score(
 
 def _found(score: float, why: str, *, said: str = "", lost: str = "") -> dict[str, Any]:
     return {"score": score, "unclosed": float(why == "unclosed"), "why": why, "said": said, "lost": lost}
+
+
+_marks = cache(lambda folder: read_marks(Path(folder)))
 
 
 @cache
