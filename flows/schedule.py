@@ -76,20 +76,12 @@ def check_server() -> None:
             flow ends with it, and runs no schedules.
         RecapError: the server doesn't answer.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
+    from flows.server import check_answers
 
-    url = PREFECT_API_URL.value()
-    if not url:
+    if not check_answers():
         raise InputError(
             "A schedule needs a Prefect server. Start one with prefect server start and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api, or log in to Prefect Cloud with prefect cloud login."
-        )
-    with get_client(sync_client=True) as client:
-        failed = client.api_healthcheck()
-    if failed is not None:
-        raise RecapError(
-            f"No Prefect server answers at {url} ({type(failed).__name__}). Start it, or correct PREFECT_API_URL."
         )
 
 

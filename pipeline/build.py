@@ -32,7 +32,7 @@ from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
 from pipeline.separation import check_prompts, check_samplers
-from pipeline.sources import Located, complete, known, locate
+from pipeline.sources import Located, complete, known, locate, named_like
 from pipeline.writing import write_text
 
 LEDGER = "ledger.sqlite"
@@ -212,7 +212,7 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
         rows=rows,
         configs=list(configs_of(recipe).configs),
         shortages=_shortages(choice, cleaned.funnel),
-        notes=_notes(recipe),
+        notes=_notes(inputs),
     )
 
 
@@ -238,14 +238,19 @@ def _why(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _notes(recipe: Recipe) -> list[str]:
-    entries = [
-        known(source.dataset)
-        for sources in recipe.sources.values()
-        for source in sources
-        if source.dataset and not source.where
-    ]
-    return [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
+def _notes(inputs: _Inputs) -> list[str]:
+    """What a user should know of the sources: how a known dataset is taken, its terms, who is not named."""
+    sources = [source for listed in inputs.recipe.sources.values() for source in listed]
+    against = inputs.recipe.clean.decontaminate.against
+    told = [f"{e.name}: {e.advice}" for s in sources if not s.where and (e := known(s.dataset)) and e.advice]
+    told += [f"{e.name}: {e.warning}" for s in (*sources, *against) if (e := known(s.dataset)) and e.warning]
+    for file in inputs.files:
+        place = file.located.path or file.located.dataset
+        if file.source.dataset is None and (name := named_like(place)):
+            told.append(f"{place} names no dataset. If it is {name}'s, say dataset: {name}, and its rows name it as theirs")
+        if not file.located.licence:
+            told.append(f"{place} has no licence that is known: publish --public is refused until licence: names one")
+    return list(dict.fromkeys(told))
 
 
 def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _Inputs:

@@ -12,7 +12,7 @@ from pipeline.errors import SourceError
 from pipeline.recipe import Source
 from pipeline.sources import demo, files, hub
 from pipeline.sources.identity import normalise, row_id
-from pipeline.sources.known import KNOWN, Known, known, nearest
+from pipeline.sources.known import KNOWN, Known, known, named_like, nearest
 from pipeline.sources.rows import Located, Pulled, pull, texts
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "complete",
     "known",
     "locate",
+    "named_like",
     "nearest",
     "normalise",
     "pull",

@@ -89,14 +89,16 @@ def spread(work: Path, files: int, shards: int) -> list[int]:
 
 
 def drop_exact(work: Path, shard: int) -> dict[str, Kept]:
-    """Sort a shard by id and drop all but the first of each: the one from the earliest source."""
+    """Sort a shard by id and drop all but the first of each: of those from the earliest source, by what stands in it."""
     rows = read_table(work / f"spread/{shard}.arrow").combine_chunks()
-    rows = in_order(rows, ("id", "source", "revision", "row"))
+    rows = rows.append_column("content", pa.array(map(prompt_text, rows["prompt"].to_pylist()), pa.string()))
+    rows = in_order(rows, ("id", "source", "content", "ground_truth", "category", "revision", "row"))
+    content, rows = rows["content"], rows.drop_columns("content")
     ids = rows["id"].to_numpy(zero_copy_only=False)
     first = np.ones(len(ids), dtype=bool)
     first[1:] = ids[1:] != ids[:-1]
     kept = rows.filter(pa.array(first))
-    normal = [normalise(prompt_text(prompt)) for prompt in kept["prompt"].to_pylist()]
+    normal = [normalise(text) for text in content.filter(pa.array(first)).to_pylist()]
     write_table(work / f"exact/{shard}.arrow", kept.append_column("text", pa.array(normal, pa.string())))
     write_array(work / f"exact/{shard}.npy", sketch(normal))
 
