@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from flows.publishing import check_asked
 from flows.recipes import find
 from pipeline.build import check_cost
-from pipeline.errors import InputError, RecapError
+from pipeline.errors import InputError
 from pipeline.publish.release import Permissions
 from pipeline.recipe import load
 

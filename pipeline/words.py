@@ -29,7 +29,7 @@ def word_ends(text: str, most: int | None = None) -> list[int]:
     beside it.
     """
     pattern = _WORD if not text.isascii() and _ANY.search(text) else _SPACED_WORD
-    ends = []
+    ends: list[int] = []
     for found in pattern.finditer(text):
         if len(ends) == most:
             break

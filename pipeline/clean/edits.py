@@ -24,22 +24,21 @@ SHORTEST_EDITED = 6
 """Words of an evaluation text of which one may be any other."""
 
 _TOKEN: Final = re.compile(rf"(?=[{UNSPACED}])[^\W_]|[^\W_{UNSPACED}]+")
-_FRAME: Final = frozenset(
-    """
-    a about above after again all also am an and any are as at away be because been before being best better between both
-    but by can could d did different do does doing done down during each effective every few for from further get give
-    go good had has have having he her here hers him his how i if in into is it its just know let like ll m made make
-    making many may me might more most much must my need no nor not now of off on once one only or other our out over own
-    please possible re s same shall she should show so some someone such t take tell than that the their them then there
-    these they thing things this those through to too try two under until up us use used using ve very want was way ways
-    we well were what when where which while who whom why will with without work would yes yet you your
-    article blog brief briefly code create describe detail detailed develop discuss email essay example examples explain
-    explanation fictional following give generate guide help idea ideas instruction instructions letter list long manual
-    message method methods outline paragraph piece plan poem post prepare program provide response script sentence short
-    simple speech step steps story strategies strategy suggest summary technique techniques tip tips tutorial word write
-    writing wrote
-    """.split()
-)
+_FRAME_WORDS: Final = """
+a about above after again all also am an and any are as at away be because been before being best better between
+both but by can could d did different do does doing done down during each effective every few for from further get
+give go good had has have having he her here hers him his how i if in into is it its just know let like ll m made
+make making many may me might more most much must my need no nor not now of off on once one only or other our out
+over own please possible re s same shall she should show so some someone such t take tell than that the their them
+then there these they thing things this those through to too try two under until up us use used using ve very want
+was way ways we well were what when where which while who whom why will with without work would yes yet you your
+article blog brief briefly code create describe detail detailed develop discuss email essay example examples explain
+explanation fictional following give generate guide help idea ideas instruction instructions letter list long manual
+message method methods outline paragraph piece plan poem post prepare program provide response script sentence short
+simple speech step steps story strategies strategy suggest summary technique techniques tip tips tutorial word write
+writing wrote
+"""
+_FRAME: Final = frozenset(_FRAME_WORDS.split())
 """Words in which a prompt is put, and not what it is about."""
 
 _ENDINGS: Final = frozenset(("d", "ll", "m", "re", "s", "t", "ve"))
@@ -99,7 +98,7 @@ def _powers(length: int) -> tuple[Hashes, Hashes]:
 
 
 def edited(text: Sequence[str], evaluation: Sequence[str]) -> float:
-    """The share of the longer text's words that both have, in order, where one is the other with words replaced; else 0.
+    """The share of the longer text's words that both have, in order, where only a word or two differ; otherwise 0.
 
     One word may be replaced, added or left out, or two where enough stays that says what the prompt is about; and any
     two of those in which it is put ("How can I" for "How to").

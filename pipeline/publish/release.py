@@ -190,8 +190,8 @@ def check(release: Release, permissions: Permissions) -> None:
             )
     if public and (unlicensed := _unlicensed(manifest)):
         raise InputError(
-            f"{', '.join(unlicensed)}: no licence is known, so this build can't be in a public repository. Name it with "
-            "the source's licence: and build again, take the source out of the recipe, or publish to a private repository."
+            f"{', '.join(unlicensed)}: no licence is known, so this build can't be in a public repository. Name it in "
+            "the recipe, as licence:, and build again, take the source out, or publish to a private repository."
         )
     if homes := home_paths(manifest["recipe"]):
         raise InputError(

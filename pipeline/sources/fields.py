@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -202,10 +203,15 @@ def scalar_text(value: Any) -> str | None:
             return "true" if value else "false"
         case None | list() | dict():
             return None
-        case float() | Decimal() if value != value:  # how a column of numbers says that one is missing
+        case _ if _is_nan(value):
             return None
         case _:
             return str(value)
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a value is how a column of numbers says that one is missing."""
+    return isinstance(value, float | Decimal) and math.isnan(value)
 
 
 def ground_truth(value: Any, rule: GroundTruth) -> str | None:
@@ -256,8 +262,8 @@ def _last_boxed(text: str) -> str | None:
 def matches(found: Any, wanted: Any, untyped: bool) -> bool:
     """Say whether a field's value satisfies a ``where``: equals the wanted value, or one of a list of them.
 
-    Of a list-valued field one item must. Types count, but 3 is 3.0, not-a-number is null, and where the file's format holds nothing but text
-    (`untyped`: CSV) "False" is false and "3" is 3.
+    Of a list-valued field one item must. Types count, but 3 is 3.0, not-a-number is null, and where the file's format
+    holds nothing but text (`untyped`: CSV) "False" is false and "3" is 3.
     """
     equal = _equal_text if untyped else _equal
     items = found if isinstance(found, list) else [found]
@@ -267,7 +273,7 @@ def matches(found: Any, wanted: Any, untyped: bool) -> bool:
 
 def _equal(found: Any, wanted: Any) -> bool:
     if wanted is None:
-        return found is None or bool(found != found)
+        return found is None or _is_nan(found)
     numbers = (int, float, Decimal)
     if isinstance(found, numbers) and isinstance(wanted, numbers):
         return isinstance(found, bool) == isinstance(wanted, bool) and found == wanted

@@ -33,8 +33,8 @@ def resolve(source: Source) -> tuple[str, str | None]:
     HF_DATASETS_OFFLINE set, the local cache is asked instead of the Hub, and must have every file of the commit.
 
     Raises:
-        SourceError: no such dataset or revision, no access, no answer; a dataset that is a script; a slice of a split; a
-            config in the card whose name is no text.
+        SourceError: no such dataset or revision, no access, no answer; a dataset that is a script; a slice of a split;
+            a config in the card whose name is no text.
     """
     from huggingface_hub import DatasetCard, HfApi
 
@@ -63,7 +63,7 @@ def resolve(source: Source) -> tuple[str, str | None]:
 
 
 def offline() -> str | None:
-    """The variable of the environment by which the Hub's libraries are told to ask nothing of it; None where none is."""
+    """The variable of the environment that tells the Hub's libraries to ask nothing of it; None where none is set."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if os.environ.get("HF_DATASETS_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") and not HF_HUB_OFFLINE:

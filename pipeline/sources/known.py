@@ -11,7 +11,7 @@ import difflib
 import re
 from typing import Any, Literal, NamedTuple
 
-from pipeline.recipe import GroundTruth
+from pipeline.recipe import GroundTruth, Source
 from pipeline.schema import Domain
 
 
@@ -252,7 +252,7 @@ KNOWN: tuple[Known, ...] = (
         category=("risk_domain",),
         licence="cc-by-4.0",
         redistribute=False,
-        terms="For evaluation: the card prohibits use for adversarial training, so no training set may hold its prompts.",
+        terms="For evaluation: the card prohibits use for adversarial training, so no training set may hold it.",
         advice="prompt: benign_prompt takes the harmless twins",
         warning="the card of fortress_public prohibits use for adversarial training: decontaminate against it, and "
         "train on none of its prompts",
@@ -344,6 +344,19 @@ _BY_NAME = {entry.name.casefold(): entry for entry in KNOWN}
 def known(dataset: str | None) -> Known | None:
     """Return what is known of a dataset, None where nothing is. Case in the name doesn't matter."""
     return _BY_NAME.get(dataset.casefold()) if dataset else None
+
+
+def evaluation_domain(source: Source, category: str | None) -> Domain | None:
+    """Whether a prompt of an evaluation set is harmful, benign or math, None where its dataset isn't known.
+
+    Some sets hold both sides, told apart by what the source names: JailbreakBench's split ``benign``, OR-Bench's config
+    ``or-bench-toxic``, Fortress's field ``benign_prompt``, XSTest's types ``contrast_…`` and WildJailbreak's.
+    """
+    entry = known(source.dataset)
+    told = " ".join(filter(None, (source.config, source.split, source.prompt, category)))
+    if entry is None or "benign" in told:
+        return "benign" if entry else None
+    return "harmful" if "toxic" in told or "contrast_" in told else entry.domain
 
 
 def nearest(dataset: str) -> str | None:
