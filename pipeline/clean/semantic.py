@@ -47,11 +47,13 @@ class Sentences:
     def __init__(self, model: str, revision: str | None) -> None:
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
         except ImportError as error:
             raise InputError(
                 f"clean.decontaminate.semantic needs sentence-transformers ({error}): pip install "
                 "'recap-data[semantic]', or remove semantic:."
             ) from error
+        logging.disable_progress_bar()
         try:
             self._model: Any = SentenceTransformer(model, revision=revision, device="cpu")
             table = self._model[0].auto_model.get_input_embeddings().weight.detach().float().numpy()
