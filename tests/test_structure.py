@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "schema", "thinking", "claims", "documents", "writing"},
+    {"errors", "schema", "thinking", "claims", "documents", "words", "writing"},
     {"recipe", "templates", "ledger", "stopping"},
     {"engine", "servers", "budget"},
     {"clients"},

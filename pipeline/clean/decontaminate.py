@@ -1,16 +1,20 @@
 """Decontamination: which prompts stand in an evaluation set, word for word, in part, or with a word changed.
 
-Texts are compared as sequences of words (runs of letters and digits of the normalised text), by four rules:
+Texts are compared as sequences of words (runs of letters and digits of the normalised text; single characters of a
+script without spaces, of which three count as two words), by four rules:
 
 * ``exact``: the same words;
 * ``contained``: one text of 4 to 7 words stands whole in the other;
-* ``n-grams``: the texts share at least `coverage` of the shorter one's distinct word 8-grams;
-* ``near``: the Jaccard similarity of their character 5-grams is at least `SIMILAR`. A text of under 8 words has no
-  8-gram, and one changed word in the middle of 15 breaks all of them: such leaks are found by this rule only.
+* ``n-grams``: the texts share at least `coverage` of the shorter one's distinct word 8-grams. Those that are made of
+  words in which any prompt is put ("Write a step-by-step guide on how to") count for nothing;
+* ``near``: the Jaccard similarity of their character 5-grams is at least `SIMILAR`, or one is the other with a word
+  replaced, added or left out, or two (`pipeline.clean.edits`). A text of under 8 words has no 8-gram, and one changed
+  word in the middle of 15 breaks all of them: such leaks are found by this rule only.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -20,10 +24,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.clean.edits import content, edited, neighbourhoods, tokens
 from pipeline.clean.sketch import bands, batches, code_points, estimate, estimate_floor, jaccard, sketch, windows
+from pipeline.words import UNSPACED
 
 GRAM = 8
 SHORTEST_CONTAINED = 4
+_SHORTEST_UNSPACED = 6
+"""Characters of a script without spaces that are as much as four words."""
 SIMILAR = 0.7
 
 _ODD = 0xD1342543DE82EF95
@@ -32,6 +40,7 @@ _LAST_LETTER = 0x3FFFF
 _BANDS = 32
 """These find all but one in 6,000 of the pairs that are as close as `SIMILAR`."""
 _BAND_SHIFT = np.uint32(16)
+_UNSPACED_WORD = np.uint64(1)
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
@@ -40,7 +49,7 @@ class Hit(NamedTuple):
     """A leaked prompt: its place, the place of the evaluation text, the rule that found it, and how similar they are.
 
     ``similarity`` is 1 for ``exact`` and ``contained``, the coverage for ``n-grams``, and for ``near`` the Jaccard
-    similarity.
+    similarity, or the share of the longer text's words that both have where that is what tells.
     """
 
     row: int
@@ -104,9 +113,11 @@ class EvaluationIndex:
         for width in range(SHORTEST_CONTAINED, GRAM + 1):
             runs, owners = _runs(words, bounds, width)
             self._runs[width] = _Table(runs, owners)
-            single = lengths[owners] == width
+            single = (lengths[owners] == width) & _tells(words, bounds, width)[owners]
             self._short[width] = _Table(runs[single], owners[single])
         self._grams = self._runs[GRAM].distinct(len(texts))
+        gaps = [(words[:0], bounds[:0]), *neighbourhoods(words, bounds)]
+        self._edits = _Table(*map(np.concatenate, zip(*gaps, strict=True)))
         self._sketches = sketch(texts)
         self._bands = [_sorted_band(keys) for keys in islice(bands(self._sketches), _BANDS)]
 
@@ -118,6 +129,11 @@ class EvaluationIndex:
         for hit in chain(self._by_words(texts), self._near(texts, sketches)):
             if hit.row not in best or hit.similarity > best[hit.row].similarity:
                 best[hit.row] = hit
+        for start, stop in batches([len(t) for t in texts], most=1024):
+            for hit in self._edited(texts[start:stop]):
+                row = hit.row + start
+                if row not in best:
+                    best[row] = hit._replace(row=row)
         return [best[row] for row in sorted(best)]
 
     def _by_words(self, texts: Sequence[str]) -> Iterator[Hit]:
@@ -133,17 +149,33 @@ class EvaluationIndex:
         for width in range(SHORTEST_CONTAINED, GRAM):
             runs, starts = windows(words, bounds, width)
             for row, evaluation in self._short[width].find(runs, partial(_owner, starts)):
-                yield Hit(row, evaluation, "contained", 1.0)
-            single = np.flatnonzero(np.diff(bounds) == width)
+                if content(self._tokens(evaluation)):
+                    yield Hit(row, evaluation, "contained", 1.0)
+            single = np.flatnonzero((np.diff(bounds) == width) & _tells(words, bounds, width))
             for row, evaluation in self._runs[width].find(runs[starts[single]], single.__getitem__):
-                yield Hit(row, evaluation, "contained", 1.0)
+                if content(tokens(texts[row])):
+                    yield Hit(row, evaluation, "contained", 1.0)
         grams, starts = windows(words, bounds, GRAM)
         shared = Counter(self._runs[GRAM].find(grams, partial(_owner, starts)))
         for (row, evaluation), count in shared.items():
             distinct = len(set(grams[starts[row] : starts[row + 1]].tolist()))
             covered = count / min(distinct, int(self._grams[evaluation]))
             if covered >= self._coverage:
+                covered = _covered(tokens(texts[row]), self._tokens(evaluation))
+            if covered >= self._coverage:
                 yield Hit(row, evaluation, "n-grams", covered)
+
+    def _edited(self, texts: Sequence[str]) -> Iterator[Hit]:
+        """Texts that differ in a word or two from an evaluation text, the most alike of each first."""
+        for hashes, owners in neighbourhoods(*_words(texts)):
+            found = dict.fromkeys(self._edits.find(hashes, owners.__getitem__))
+            alike = [(edited(tokens(texts[row]), self._tokens(text)), row, text) for row, text in found]
+            for share, row, text in sorted(alike, key=lambda hit: (-hit[0], hit[1:])):
+                if share:
+                    yield Hit(row, text, "near", share)
+
+    def _tokens(self, evaluation: int) -> list[str]:
+        return tokens(self._texts[evaluation])
 
     def _near(self, texts: Sequence[str], sketches: npt.NDArray[np.uint8]) -> Iterator[Hit]:
         pairs = np.unique(np.concatenate(list(self._likely(sketches))), axis=0)
@@ -166,6 +198,24 @@ class EvaluationIndex:
             pairs = np.column_stack((np.repeat(rows, counts), owners[np.repeat(first, counts) + inner]))
             alike = estimate(np.take(sketches, pairs[:, 0], axis=0), np.take(self._sketches, pairs[:, 1], axis=0))
             yield pairs[alike >= estimate_floor(SIMILAR)]
+
+
+def _covered(text: Sequence[str], evaluation: Sequence[str]) -> float:
+    """The share of the shorter text's distinct n-grams that both have, of those that tell what a text is about."""
+    one, other = (
+        {gram for gram in zip(*(words[shift:] for shift in range(GRAM)), strict=False) if content(gram)}
+        for words in (text, evaluation)
+    )
+    return len(one & other) / max(min(len(one), len(other)), 1)
+
+
+def _tells(words: Hashes, bounds: Indices, width: int) -> npt.NDArray[np.bool_]:
+    """For each text whether `width` words of it are enough to be looked for in others."""
+    if width >= _SHORTEST_UNSPACED:
+        return np.ones(len(bounds) - 1, dtype=bool)
+    unspaced = np.concatenate(([0], np.cumsum(words & _UNSPACED_WORD, dtype=np.int64)))
+    told: npt.NDArray[np.bool_] = unspaced[bounds[1:]] == unspaced[bounds[:-1]]
+    return told
 
 
 def _sorted_band(keys: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], Indices, npt.NDArray[np.bool_]]:
@@ -196,16 +246,19 @@ def _whole(words: Hashes, bounds: Indices) -> tuple[Hashes, Indices]:
 
 
 def _words(texts: Sequence[str]) -> tuple[Hashes, Indices]:
-    """A 64-bit hash of each word of each text, and the texts' bounds in it."""
+    """A 64-bit hash of each word of each text, and the texts' bounds in it. Its lowest bit tells a character of a
+    script without spaces."""
     flat, offsets = code_points([f"{t} " for t in texts])
-    inside = np.take(_alphanumeric(), flat.astype(np.int64), mode="clip")
-    starts = np.flatnonzero(inside & ~np.concatenate(([False], inside[:-1])))
+    kinds = np.take(_kinds(), flat.astype(np.int64), mode="clip")
+    inside = kinds > 0
+    before = np.concatenate(([0], kinds[:-1]))
+    starts = np.flatnonzero(inside & ((kinds != before) | (kinds == 2)))
     bounds = np.searchsorted(starts, offsets)
     if not len(starts):
         return flat[:0], bounds
     powers, inverses = _powers(len(flat).bit_length())
     sums = np.add.reduceat(flat * powers[: len(flat)] * inside, starts)
-    return _mix(sums * inverses[starts]), bounds
+    return _mix(sums * inverses[starts]) & ~_UNSPACED_WORD | (kinds[starts] == 2), bounds
 
 
 @cache
@@ -225,6 +278,8 @@ def _mix(values: Hashes) -> Hashes:
 
 
 @cache
-def _alphanumeric() -> npt.NDArray[np.bool_]:
-    """For each code point up to `_LAST_LETTER` whether it belongs to a word."""
-    return np.array([chr(point).isalnum() for point in range(_LAST_LETTER + 1)])
+def _kinds() -> npt.NDArray[np.uint8]:
+    """For each code point up to `_LAST_LETTER` 1 where it belongs to a word, 2 where it is one, else 0."""
+    alone = re.compile(f"[{UNSPACED}]")
+    points = map(chr, range(_LAST_LETTER + 1))
+    return np.array([point.isalnum() and 1 + bool(alone.match(point)) for point in points], dtype=np.uint8)

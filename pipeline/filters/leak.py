@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from pipeline.thinking import sentence_ends
+from pipeline.words import UNSPACED
 
 STEERING_WORDS = "prefill quotes its steering"
 STEERING_TALK = "prefill speaks of its steering"
@@ -28,7 +29,7 @@ _OPENING_CHARACTERS = 600
 _MOST = 0.5
 """Share of the words of the answer's opening above which it stands in the prefill."""
 
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _NO_WORD = str.maketrans(
     {**dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~“”„«»—–…。，！？：；（）「」『』', " "), "'": None, "’": None}
 )

@@ -178,7 +178,7 @@ def _dumped(data: dict[str, Any]) -> str:
 def _metadata(manifest: dict[str, Any]) -> dict[str, Any]:
     rows = manifest["rows"]["mixture"]
     licence = strictest_licence(source["licence"] for source in manifest["sources"])
-    named = {"license_name": "as-the-sources", "license_link": "#sources"} if licence == "other" else {}
+    named = {"license_name": "as-the-sources"} if licence == "other" else {}
     return {
         "pretty_name": manifest["name"],
         "license": licence,

@@ -14,18 +14,21 @@ _HOME = re.compile(r"^(?:~|(?:file:/*)?/?(?:var/)?(?:home|Users)/|(?:file:/*)?/r
 
 
 def without_places(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, absolute paths cut to the file's name: those of sources, tokenizers, and folders that engines use.
+    """The same, absolute paths cut to the file's name: those of sources, tokenizers, the sentence model, and folders
+    that engines use.
 
-    Models keep theirs: they stand in every row, and in the keys under which the ledger has their answers.
+    The models of samplers and judges keep theirs: they stand in every row, and in the keys under which the ledger has
+    their answers.
     """
     recipe = manifest["recipe"]
     cleaned, decontaminate = recipe["clean"], recipe["clean"]["decontaminate"]
     against = [_named(source, "files") for source in decontaminate["against"]]
+    semantic = {"semantic": _named(found, "model")} if (found := decontaminate.get("semantic")) else {}
     sources = {domain: [_named(source, "files") for source in listed] for domain, listed in recipe["sources"].items()}
     recipe = {
         **_named(recipe, "trained_on"),
         "sources": sources,
-        "clean": {**cleaned, "decontaminate": {**decontaminate, "against": against}},
+        "clean": {**cleaned, "decontaminate": {**decontaminate, "against": against, **semantic}},
     }
     for kind in ("samplers", "judges"):
         recipe[kind] = {name: config and _model(config) for name, config in recipe[kind].items()}

@@ -170,7 +170,8 @@ def check(release: Release, permissions: Permissions) -> None:
     """Refuse what must not be on the Hub as it is asked for.
 
     Raises:
-        InputError: a source forbids redistribution, a path tells of a home folder, or harmful prefills would be public.
+        InputError: a source forbids redistribution, a path tells of a home folder; harmful prefills, or rows of a
+            source without a licence, would be public.
     """
     manifest = release.manifest
     public = is_public(release, permissions)
@@ -187,6 +188,11 @@ def check(release: Release, permissions: Permissions) -> None:
                 "Take the source out of the recipe; or, if nobody but you will see the private repository, "
                 "add --allow-restricted."
             )
+    if public and (unlicensed := _unlicensed(manifest)):
+        raise InputError(
+            f"{', '.join(unlicensed)}: no licence is known, so this build can't be in a public repository. Name it in "
+            "the recipe, as licence:, and build again, take the source out, or publish to a private repository."
+        )
     if homes := home_paths(manifest["recipe"]):
         raise InputError(
             f"{homes[0]} is a path in somebody's home folder, and stands in the rows or in the keys under which the "
@@ -268,6 +274,11 @@ def _restricted(release: Release) -> list[str]:
             matches = pq.read_table(path, columns=["match"])["match"].combine_chunks()
             names |= set(pa.compute.struct_field(matches, "dataset").unique().to_pylist())
     return sorted(name for name in names if (entry := known(name)) and not entry.redistribute)
+
+
+def _unlicensed(manifest: Mapping[str, Any]) -> list[str]:
+    """The sources of the rows that have no licence, by path or name."""
+    return sorted({str(s.get("path") or s["dataset"]) for s in manifest["sources"] if not s.get("licence")})
 
 
 def _to_folder(release: Release, place: Path, wish: Version | None) -> Published:

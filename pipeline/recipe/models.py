@@ -186,12 +186,24 @@ class Dedupe(_Model):
     """Drop a row at least this similar to a kept one; null keeps near-duplicates."""
 
 
+class Semantic(_Model):
+    """Paraphrases of harmful and benign evaluation prompts, found by a sentence model."""
+
+    model: str
+    """Its folder, relative to the recipe, or its name on the Hub."""
+    revision: str | None = None
+    above: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """The cosine similarity from which a prompt is dropped."""
+
+
 class Decontaminate(_Model):
     """Evaluation sets that must not enter training."""
 
     against: tuple[Source, ...] = Field(default=(), strict=False)
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the shorter text's word 8-grams that may not be found in the other."""
+    semantic: Semantic | None = None
+    """Look for paraphrases as well."""
 
 
 class Clean(_Model):
@@ -526,6 +538,8 @@ class Recipe(_Model):
         """
         data = self.dump()
         del data["publish"], data["trained_on"]
+        if data["clean"]["decontaminate"]["semantic"] is None:
+            del data["clean"]["decontaminate"]["semantic"]
         for sampler in [*data["samplers"].values(), *filter(None, data["judges"].values())]:
             for key in ELSEWHERE:
                 sampler.pop(key, None)

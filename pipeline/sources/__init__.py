@@ -12,8 +12,8 @@ from pipeline.errors import SourceError
 from pipeline.recipe import Source
 from pipeline.sources import demo, files, hub
 from pipeline.sources.identity import normalise, row_id
-from pipeline.sources.known import KNOWN, Known, known, nearest
-from pipeline.sources.rows import Located, Pulled, pull, texts
+from pipeline.sources.known import KNOWN, Known, known, named_like, nearest
+from pipeline.sources.rows import Located, Pulled, evaluation_texts, pull, texts
 
 __all__ = [
     "KNOWN",
@@ -21,8 +21,10 @@ __all__ = [
     "Located",
     "Pulled",
     "complete",
+    "evaluation_texts",
     "known",
     "locate",
+    "named_like",
     "nearest",
     "normalise",
     "pull",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import json
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -22,6 +26,15 @@ _KINDS: Final = (
     (dict, "an object"),
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?\.?")
+_CHAT = re.compile(r"""\s*(?:array\()?\s*\[?\s*\{\s*["'](?P<key>\w{1,40})["']\s*:""")
+"""How a list of messages begins that was written into a text: a dataframe's cell, a field of JSON within JSON."""
+_ARRAY = re.compile(r"\s*array\((.*?)(?:,\s*dtype=object)?\)\s*", re.DOTALL)
+_MESSAGE = [
+    [re.compile(rf"""["']{key}["']\s*:""") for key in keys] for keys in (("role", "content"), ("from", "value"))
+]
+_CHAT_KEYS = ("role", "content", "from", "value", "messages", "conversations")
+_LONGEST_LITERAL = 200_000
+"""Characters of a literal of Python that is read: its parser takes a hundred times as much memory."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -98,10 +111,14 @@ def prompt_turns(value: Any) -> list[str] | None:
     """Return the user turns that a prompt field's value holds, None where it is no text.
 
     A text is one turn, and so is a list of texts (joined by newlines). Of a list of messages (``role`` and ``content``,
-    or ``from`` and ``value``), the user's up to the first answer are taken and the system's are dropped.
+    or ``from`` and ``value``), the user's up to the first answer are taken and the system's are dropped. A text that
+    writes messages out, as JSON or as Python does, is read as messages, and is none where it can't be.
     """
     if isinstance(value, str):
-        return [value]
+        chat = _written_chat(value)
+        if chat is MISSING:
+            return [value]
+        value = chat
     if not isinstance(value, list) or not value:
         return None
     if all(isinstance(item, str) for item in value):
@@ -120,6 +137,33 @@ def prompt_turns(value: Any) -> list[str] | None:
             return None
         turns.append(text)
     return turns or None
+
+
+def _written_chat(text: str) -> Any:
+    """The messages that a text writes out, None where they can't be read, `MISSING` where it is no chat."""
+    begins = _CHAT.match(text)
+    if not begins or not any(all(key.search(text) for key in keys) for keys in _MESSAGE):
+        return MISSING
+    try:
+        chat = _written(_ARRAY.sub(r"\1", text))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None if begins["key"] in _CHAT_KEYS else MISSING
+    if isinstance(chat, dict):
+        chat = next((chat[key] for key in ("messages", "conversations", "conversation") if key in chat), [chat])
+    listed = isinstance(chat, list) and chat and all(isinstance(message, dict) for message in chat)
+    return chat if listed and not {"role", "from"}.isdisjoint(chat[0]) else MISSING
+
+
+def _written(text: str) -> Any:
+    """What a text says as JSON, or else as a literal of Python."""
+    try:
+        return json.loads(text, strict=False)
+    except json.JSONDecodeError:
+        if len(text) > _LONGEST_LITERAL:
+            raise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they would quote the text
+        return ast.literal_eval(text.strip())
 
 
 def _content(value: Any) -> str | None:
@@ -151,7 +195,7 @@ def category_text(value: Any, depth: int = 8) -> str | None:
 
 
 def scalar_text(value: Any) -> str | None:
-    """Return a text, number or truth value as text; None for null, lists and objects."""
+    """Return a text, number or truth value as text; None for null, not-a-number, lists and objects."""
     match value:
         case str():
             return value
@@ -159,8 +203,15 @@ def scalar_text(value: Any) -> str | None:
             return "true" if value else "false"
         case None | list() | dict():
             return None
+        case _ if _is_nan(value):
+            return None
         case _:
             return str(value)
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a value is how a column of numbers says that one is missing."""
+    return isinstance(value, float | Decimal) and math.isnan(value)
 
 
 def ground_truth(value: Any, rule: GroundTruth) -> str | None:
@@ -211,8 +262,8 @@ def _last_boxed(text: str) -> str | None:
 def matches(found: Any, wanted: Any, untyped: bool) -> bool:
     """Say whether a field's value satisfies a ``where``: equals the wanted value, or one of a list of them.
 
-    Of a list-valued field one item must. Types count, but 3 is 3.0, and where the file's format holds nothing but text
-    (`untyped`: CSV) "False" is false and "3" is 3.
+    Of a list-valued field one item must. Types count, but 3 is 3.0, not-a-number is null, and where the file's format
+    holds nothing but text (`untyped`: CSV) "False" is false and "3" is 3.
     """
     equal = _equal_text if untyped else _equal
     items = found if isinstance(found, list) else [found]
@@ -221,6 +272,8 @@ def matches(found: Any, wanted: Any, untyped: bool) -> bool:
 
 
 def _equal(found: Any, wanted: Any) -> bool:
+    if wanted is None:
+        return found is None or _is_nan(found)
     numbers = (int, float, Decimal)
     if isinstance(found, numbers) and isinstance(wanted, numbers):
         return isinstance(found, bool) == isinstance(wanted, bool) and found == wanted

@@ -29,14 +29,14 @@ Stream = Callable[[list[str] | None], Iterator[dict[str, Any]]]
 def resolve(source: Source) -> tuple[str, str | None]:
     """Return the commit that the source's revision stands for, and the licence that the dataset's card names.
 
-    Access is checked as well, so that a gated dataset is told of before anything is read. With HF_HUB_OFFLINE set, the
-    local cache is asked instead of the Hub, and must have every file of the commit.
+    Access is checked as well, so that a gated dataset is told of before anything is read. With HF_HUB_OFFLINE or
+    HF_DATASETS_OFFLINE set, the local cache is asked instead of the Hub, and must have every file of the commit.
 
     Raises:
-        SourceError: no such dataset or revision, no access, no answer; a dataset that is a script; a slice of a split.
+        SourceError: no such dataset or revision, no access, no answer; a dataset that is a script; a slice of a split;
+            a config in the card whose name is no text.
     """
     from huggingface_hub import DatasetCard, HfApi
-    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     name = source.dataset or ""
     if "[" in (source.split or ""):
@@ -45,10 +45,10 @@ def resolve(source: Source) -> tuple[str, str | None]:
             "Name the whole split, and say with limit: how many rows to take."
         )
     with _explained(source):
-        if HF_HUB_OFFLINE:
+        if offline():
             commit = cached_commit(name, source.revision)
             card = cached_folder(name, commit) / "README.md"
-            return commit, _licence(DatasetCard.load(card).data if card.is_file() else None)
+            return commit, _licence(name, DatasetCard.load(card).data if card.is_file() else None)
         api = HfApi()
         info = api.dataset_info(name, revision=source.revision, timeout=_TIMEOUT)
         if info.gated or info.private:
@@ -59,16 +59,23 @@ def resolve(source: Source) -> tuple[str, str | None]:
             f"{name} is a script ({script}), which the library datasets runs no more. Give revision: "
             f"refs/convert/parquet, where the Hub may keep its rows as Parquet, {_LOCAL}."
         )
-    return str(info.sha), _licence(info.card_data)
+    return str(info.sha), _licence(name, info.card_data)
+
+
+def offline() -> str | None:
+    """The variable of the environment that tells the Hub's libraries to ask nothing of it; None where none is set."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if os.environ.get("HF_DATASETS_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") and not HF_HUB_OFFLINE:
+        return "HF_DATASETS_OFFLINE"
+    return "HF_HUB_OFFLINE" if HF_HUB_OFFLINE else None
 
 
 def opened(source: Source, commit: str) -> Split:
     """Open the source's split at `commit`. Raises SourceError like `resolve`, and for a config or split it hasn't."""
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
     name, split = source.dataset or "", source.split or "train"
     with _explained(source):
-        if HF_HUB_OFFLINE:
+        if offline():
             found = open_split(str(cached_folder(name, commit)), source.config, split, None)
         else:
             found = open_split(name, source.config, split, commit)
@@ -83,7 +90,15 @@ def _explaining(source: Source, stream: Stream) -> Stream:
     return explained
 
 
-def _licence(card: Any) -> str | None:
+def _licence(name: str, card: Any) -> str | None:
+    listed = getattr(card, "configs", None)
+    for config in listed if isinstance(listed, list) else ():
+        named = config.get("config_name", "") if isinstance(config, dict) else ""
+        if not isinstance(named, str):
+            raise SourceError(
+                f"{name}: its card says config_name: {named}, which is no text, and the library datasets reads no "
+                f'dataset with such a card. Have its owner write config_name: "{named}", {_LOCAL}.'
+            )
     licence = getattr(card, "license", None)
     return ", ".join(licence) if isinstance(licence, list) else licence
 
@@ -125,7 +140,7 @@ def explain(error: BaseException, name: str | None, revision: str | None, instea
         case errors.HFValidationError():
             message = f"{name!r} is no dataset name: it must be owner/name"
         case errors.OfflineModeIsEnabled():
-            message = f"{name} needs the Hub, but HF_HUB_OFFLINE is set: unset it, {instead}"
+            message = f"{name} needs the Hub, but {offline()} is set: unset it, {instead}"
         case _ if missing or status == 404:
             message = f"There is no dataset {name} at {endpoint}, or it is private: check its name, {token}, {instead}"
         case _ if status in (401, 403):
@@ -139,11 +154,9 @@ def explain(error: BaseException, name: str | None, revision: str | None, instea
 
 
 def _message(source: Source, error: BaseException, of_rows: bool) -> str:
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
     name = source.dataset or ""
     if _named(error, *_NOT_CACHED):
-        if HF_HUB_OFFLINE:
+        if offline():
             return _not_cached(name, source.revision, error)
         error = error.__cause__ or error
     if not _of_the_hub(error):
@@ -160,7 +173,7 @@ def _not_cached(name: str, revision: str | None, error: BaseException) -> str:
     what = f"{name} at revision {revision}" if revision else name
     has = "has no commit of" if _named(error, "RevisionResolutionError") else "hasn't every file of"
     fill = f"hf download {name} --repo-type dataset" + (f" --revision {revision}" if revision else "")
-    return f"HF_HUB_OFFLINE is set, and the local cache {has} {what}: run {fill!r} where the Hub is in reach, {_LOCAL}."
+    return f"{offline()} is set, and the local cache {has} {what}: run {fill!r} where the Hub is in reach, {_LOCAL}."
 
 
 def _of_the_hub(error: BaseException) -> bool:

@@ -2,15 +2,16 @@
 
 Checked against public dataset cards and the code that loads them; an entry in which something could not be checked
 says ``confirmed=False``. Sources are never filtered behind the user's back: `advice` says which ``where`` a dataset
-needs.
+needs, and `warning` what stands in the way of using it.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Literal, NamedTuple
 
-from pipeline.recipe import GroundTruth
+from pipeline.recipe import GroundTruth, Source
 from pipeline.schema import Domain
 
 
@@ -19,7 +20,7 @@ class Known(NamedTuple):
 
     `prompt` and `category` name the field on the Hub first, then those of the dataset's other published formats.
     `licence` is the Hub's identifier, None where none is granted. `redistribute` is False where the licence or the
-    terms don't let prompts be published again.
+    terms don't let prompts be published again. `warning` is told whatever the recipe takes of it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Known(NamedTuple):
     ground_truth: GroundTruth | None = None
     redistribute: bool = True
     advice: str = ""
+    warning: str = ""
     confirmed: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +56,7 @@ class Known(NamedTuple):
             f"  fields: {', '.join(fields)}",
             f"  licence: {self.licence or 'none'}, {rights}{checked}. {self.terms}",
         ]
-        return [*told, f"  {self.advice}"] if self.advice else told
+        return [*told, *(f"  {more}" for more in (self.advice, self.warning) if more)]
 
 
 _NON_COMMERCIAL = "Non-commercial use only, with attribution."
@@ -62,6 +64,11 @@ _MIT = "Free use; keep the copyright notice."
 _APACHE = "Free use; keep the licence and notices."
 _CC_BY = "Free use with attribution."
 _ODC_BY = "Free use with attribution (a licence of the database, not of each text)."
+_MATH = "The card says MIT, but the problems are competitions': no right to publish them again is known, as with AIME."
+_MATH_TAKEN_DOWN = (
+    "hendrycks/competition_math, where these problems come from, was taken off the Hub after a DMCA notice of AoPS "
+    "(2025-01-02): a build with them can be published to a private repository only, with --allow-restricted"
+)
 
 KNOWN: tuple[Known, ...] = (
     Known(
@@ -95,7 +102,11 @@ KNOWN: tuple[Known, ...] = (
         prompt=("question",),
         category=("category",),
         licence="apache-2.0",
-        terms=_APACHE,
+        terms=_APACHE + " By its field source it holds rows of sets with other terms.",
+        advice="where: {source: ...} leaves parts out: 94 rows are of PKU-SafeRLHF and 67 of BeaverTails, which are "
+        "cc-by-nc-4.0, 139 of ALERT, and 31 of HarmBench, an evaluation set",
+        warning="294 of 960 reference answers of STAR-1 comply: where answering is right, a complying prefill is not "
+        "counter-aligned",
     ),
     Known(
         "UCSC-VLAA/STAR-benign-915",
@@ -128,7 +139,7 @@ KNOWN: tuple[Known, ...] = (
         category=("label",),
         licence=None,
         redistribute=False,
-        terms="The card grants no licence: ask the authors before publishing its prompts.",
+        terms="The card grants no licence: ask the authors before publishing its prompts. Gated on the Hub.",
         advice="where: {label: ...} keeps harmful and benign prompts apart",
     ),
     Known(
@@ -239,11 +250,12 @@ KNOWN: tuple[Known, ...] = (
         split="train",
         prompt=("adversarial_prompt",),
         category=("risk_domain",),
-        licence=None,
+        licence="cc-by-4.0",
         redistribute=False,
-        terms="For evaluation. Its licence could not be checked: read the card before publishing its prompts.",
+        terms="For evaluation: the card prohibits use for adversarial training, so no training set may hold it.",
         advice="prompt: benign_prompt takes the harmless twins",
-        confirmed=False,
+        warning="the card of fortress_public prohibits use for adversarial training: decontaminate against it, and "
+        "train on none of its prompts",
     ),
     Known(
         "openai/gsm8k",
@@ -267,7 +279,9 @@ KNOWN: tuple[Known, ...] = (
         category=("type",),
         ground_truth=GroundTruth(field="solution", boxed=True),
         licence="mit",
-        terms=_MIT,
+        redistribute=False,
+        terms=_MATH,
+        warning=_MATH_TAKEN_DOWN,
         advice="one config a subject: name each, or take DigitalLearningGmbH/MATH-lighteval",
     ),
     Known(
@@ -280,7 +294,9 @@ KNOWN: tuple[Known, ...] = (
         category=("type",),
         ground_truth=GroundTruth(field="solution", boxed=True),
         licence="mit",
-        terms=_MIT,
+        redistribute=False,
+        terms=_MATH,
+        warning=_MATH_TAKEN_DOWN,
         confirmed=False,
     ),
     Known(
@@ -292,7 +308,8 @@ KNOWN: tuple[Known, ...] = (
         category=("subject",),
         ground_truth=GroundTruth(field="answer"),
         licence="mit",
-        terms=_MIT + " The card names no licence; PRM800K, where the split comes from, has this one.",
+        redistribute=False,
+        terms=_MATH + " The licence is that of PRM800K, where the split comes from.",
     ),
     Known(
         "HuggingFaceH4/aime_2024",
@@ -329,6 +346,19 @@ def known(dataset: str | None) -> Known | None:
     return _BY_NAME.get(dataset.casefold()) if dataset else None
 
 
+def evaluation_domain(source: Source, category: str | None) -> Domain | None:
+    """Whether a prompt of an evaluation set is harmful, benign or math, None where its dataset isn't known.
+
+    Some sets hold both sides, told apart by what the source names: JailbreakBench's split ``benign``, OR-Bench's config
+    ``or-bench-toxic``, Fortress's field ``benign_prompt``, XSTest's types ``contrast_…`` and WildJailbreak's.
+    """
+    entry = known(source.dataset)
+    told = " ".join(filter(None, (source.config, source.split, source.prompt, category)))
+    if entry is None or "benign" in told:
+        return "benign" if entry else None
+    return "harmful" if "toxic" in told or "contrast_" in told else entry.domain
+
+
 def nearest(dataset: str) -> str | None:
     """Return the known name most like `dataset`, with or without its owner; None where none is."""
     short = {name.partition("/")[2]: name for name in _BY_NAME}
@@ -337,3 +367,10 @@ def nearest(dataset: str) -> str | None:
     if not close:
         close = [short[n] for n in difflib.get_close_matches(asked.rpartition("/")[2], short, n=1, cutoff=0.7)]
     return _BY_NAME[close[0]].name if close else None
+
+
+def named_like(path: str) -> str | None:
+    """The known dataset that a file's name begins with (``coconot_pref.jsonl``, ``star1.json``), None where none is."""
+    stem = re.sub(r"[^a-z0-9]", "", path.rpartition("/")[2].partition(".")[0].casefold())
+    short = {re.sub(r"[^a-z0-9]", "", name.partition("/")[2]): entry.name for name, entry in _BY_NAME.items()}
+    return next((short[name] for name in sorted(short, key=len, reverse=True) if stem.startswith(name)), None)

@@ -26,7 +26,7 @@ from pipeline.sources.fields import (
     storable,
 )
 from pipeline.sources.identity import row_id
-from pipeline.sources.known import known
+from pipeline.sources.known import evaluation_domain, known
 from pipeline.sources.readers import File
 from pipeline.thinking import control_token
 
@@ -91,11 +91,17 @@ def texts(source: Source, located: Located) -> Iterator[str]:
 
     Raises like `pull`.
     """
+    for text, _ in evaluation_texts(source, located):
+        yield text
+
+
+def evaluation_texts(source: Source, located: Located) -> Iterator[tuple[str, str | None]]:
+    """`texts`, each with its domain where that is known."""
     for selected in _limited(source, located, None):
         if selected is not None and selected.turns is not None:
             text = "\n".join(selected.turns)
             if not _invisible(text):
-                yield storable(text)
+                yield storable(text), evaluation_domain(source, selected.category)
 
 
 def _pull(source: Source, located: Located, domain: str, max_chars: int, batch: int) -> Iterator[Pulled]:

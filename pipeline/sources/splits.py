@@ -64,13 +64,19 @@ def open_split(place: str, config: str | None, split: str, commit: str | None) -
         ValueError: there is no such config or split; `datasets` and `huggingface_hub` raise more.
     """
     from datasets import Features, load_dataset_builder
+    from datasets import config as settings
     from datasets.packaged_modules.parquet.parquet import Parquet
     from datasets.utils import logging
+    from huggingface_hub.constants import ENDPOINT
 
     logging.set_verbosity(logging.CRITICAL)  # its errors quote rows, and are told in the exception as well
+    settings.HF_ENDPOINT = ENDPOINT  # without a slash at its end, which finds no dataset
     address = f"hf://datasets/{place}" if commit else place  # else a folder of this name would be read in its place
     with TemporaryDirectory(prefix="recap-no-cache-") as empty:  # with a cache it would fall back on any commit in it
-        builder = load_dataset_builder(address, config, revision=commit, cache_dir=empty)
+        try:
+            builder = load_dataset_builder(address, config, revision=commit, cache_dir=empty)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"its card is not what the library datasets takes ({error})") from error
     parts = _parts(split, list(builder.config.data_files or ()))
     if not isinstance(builder, Parquet):
         stream = builder.as_streaming_dataset(split="+".join(parts))

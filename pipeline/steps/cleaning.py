@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.clean.decontaminate import EvaluationIndex
+from pipeline.clean.decontaminate import EvaluationIndex, Hit
 from pipeline.clean.dedupe import near_duplicates
 from pipeline.clean.sketch import sketch
-from pipeline.recipe import Clean, Source
+from pipeline.recipe import Clean, Semantic, Source
 from pipeline.schema import CANDIDATES, DOMAINS, MATCH, REJECTED
-from pipeline.sources import Located, pull, texts
+from pipeline.sources import Located, evaluation_texts, pull
 from pipeline.sources.identity import normalise
 from pipeline.steps.shards import (
     Kept,
@@ -89,14 +89,16 @@ def spread(work: Path, files: int, shards: int) -> list[int]:
 
 
 def drop_exact(work: Path, shard: int) -> dict[str, Kept]:
-    """Sort a shard by id and drop all but the first of each: the one from the earliest source."""
+    """Sort a shard by id and drop all but one of each: of those from the earliest source the first by its content."""
     rows = read_table(work / f"spread/{shard}.arrow").combine_chunks()
-    rows = in_order(rows, ("id", "source", "revision", "row"))
+    rows = rows.append_column("content", pa.array(map(prompt_text, rows["prompt"].to_pylist()), pa.string()))
+    rows = in_order(rows, ("id", "source", "content", "ground_truth", "category", "revision", "row"))
+    content, rows = rows["content"], rows.drop_columns("content")
     ids = rows["id"].to_numpy(zero_copy_only=False)
     first = np.ones(len(ids), dtype=bool)
     first[1:] = ids[1:] != ids[:-1]
     kept = rows.filter(pa.array(first))
-    normal = [normalise(prompt_text(prompt)) for prompt in kept["prompt"].to_pylist()]
+    normal = [normalise(text) for text in content.filter(pa.array(first)).to_pylist()]
     write_table(work / f"exact/{shard}.arrow", kept.append_column("text", pa.array(normal, pa.string())))
     write_array(work / f"exact/{shard}.npy", sketch(normal))
 
@@ -158,18 +160,23 @@ def find_near(work: Path, shards: int, threshold: float | None) -> dict[str, dic
 def pull_evaluations(work: Path, sets: Sequence[tuple[Source, Sequence[Located]]]) -> list[int]:
     """Read the evaluation sets' prompts. Returns how many each place gave."""
     places = [(source, located) for source, listed in sets for located in listed]
-    found = [(located.dataset, list(texts(source, located))) for source, located in places]
+    found = [(located.dataset, list(evaluation_texts(source, located))) for source, located in places]
     table = {
         "dataset": [dataset for dataset, prompts in found for _ in prompts],
-        "text": [text for _, prompts in found for text in prompts],
-        "normal": [normalise(text) for _, prompts in found for text in prompts],
+        "text": [text for _, prompts in found for text, _ in prompts],
+        "normal": [normalise(text) for _, prompts in found for text, _ in prompts],
+        "domain": [domain for _, prompts in found for _, domain in prompts],
     }
     write_table(work / "evaluation.arrow", pa.table({k: pa.array(v, pa.string()) for k, v in table.items()}))
     return [len(prompts) for _, prompts in found]
 
 
-def clean_shard(work: Path, shard: int, clean: Clean) -> tuple[dict[str, Kept], dict[str, Kept]]:
-    """Drop a shard's near-duplicates, then what stands in an evaluation set. Returns the counts of both."""
+def clean_shard(
+    work: Path, shard: int, clean: Clean, sentence_model: str | None = None
+) -> tuple[dict[str, Kept], dict[str, Kept]]:
+    """Drop a shard's near-duplicates, then what stands in an evaluation set: in the same words or, with a sentence
+    model (where it is loaded from), in others. Returns the counts of both.
+    """
     rows = read_table(work / f"exact/{shard}.arrow")
     near = read_table(work / f"near/{shard}.arrow")
     keep = np.ones(len(rows), dtype=bool)
@@ -186,6 +193,8 @@ def clean_shard(work: Path, shard: int, clean: Clean) -> tuple[dict[str, Kept], 
     known = read_table(evaluation)
     index = _evaluation_index(_Evaluation(evaluation, _digest(evaluation)), clean.decontaminate.coverage)
     hits = index.hits(rows["text"].to_pylist(), sketches)
+    if sentence_model is not None and clean.decontaminate.semantic is not None:
+        hits = sorted(hits + _paraphrases(rows, known, hits, sentence_model, clean.decontaminate.semantic))
     found = known.take(pa.array([hit.evaluation for hit in hits], pa.int64())).to_pylist()
     matches = [
         {"id": None, "dataset": e["dataset"], "text": e["text"], "how": hit.how, "similarity": hit.similarity}
@@ -193,11 +202,30 @@ def clean_shard(work: Path, shard: int, clean: Clean) -> tuple[dict[str, Kept], 
     ]
     keep = np.ones(len(rows), dtype=bool)
     keep[[hit.row for hit in hits]] = False
-    leaked, reasons = rows.filter(pa.array(~keep)), [f"in {match['dataset']}" for match in matches]
+    told = {"paraphrase": "in other words in"}
+    leaked, reasons = rows.filter(pa.array(~keep)), [f"{told.get(m['how'], 'in')} {m['dataset']}" for m in matches]
     write_table(work / f"rejected/{shard}-3-leaked.arrow", rejected(leaked, "decontaminate", reasons, matches))
     rows = rows.filter(pa.array(keep)).drop_columns(["text"])
     write_table(work / f"clean/{shard}.arrow", rows.combine_chunks())
     return deduped, tally(rows["domain"], leaked["domain"], reasons)
+
+
+def _paraphrases(rows: pa.Table, known: pa.Table, hits: Sequence[Hit], model: str, semantic: Semantic) -> list[Hit]:
+    """Of the rows without a hit those that say what an evaluation prompt of their domain says."""
+    from pipeline.clean.semantic import COMPARED, ParaphraseIndex, sentences
+
+    commit = None if Path(model).is_dir() else semantic.revision
+    index = ParaphraseIndex(
+        sentences(model, commit), known["normal"].to_pylist(), known["domain"].to_pylist(), semantic.above
+    )
+    open_rows = np.ones(len(rows), dtype=bool)
+    open_rows[[hit.row for hit in hits]] = False
+    domains, found = rows["domain"].to_numpy(zero_copy_only=False), []
+    for domain in COMPARED:
+        places = np.flatnonzero(open_rows & (domains == domain))
+        texts = rows["text"].take(pa.array(places)).to_pylist()
+        found += [hit._replace(row=int(places[hit.row])) for hit in index.hits(texts, domain)]
+    return found
 
 
 class _Evaluation(NamedTuple):

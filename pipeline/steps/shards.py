@@ -84,9 +84,8 @@ def shard_count(rows: int) -> int:
 
 def in_order(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
     """Sort by columns, those of ``origin`` among them; rows are then in one order whatever order they came in."""
-    values = {
-        name: pc.struct_field(rows["origin"], name) if name in ("revision", "row") else rows[name] for name in keys
-    }
+    inner = ("category", "revision", "row")
+    values = {name: pc.struct_field(rows["origin"], name) if name in inner else rows[name] for name in keys}
     return rows.take(pc.sort_indices(pa.table(values), sort_keys=[(name, "ascending") for name in keys]))
 
 

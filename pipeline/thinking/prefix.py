@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import NamedTuple
+
+from pipeline.words import word_ends
 
 _CONTROL = re.compile(
     r"""
@@ -19,7 +22,6 @@ _CONTROL = re.compile(
 )
 _SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*(?=\s|$)|[。！？]["'”’」』）]*""")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|St|No|Fig|cf|approx|[A-Z])\.$")
-_WORD = re.compile(r"\S+")
 
 
 def control_token(text: str) -> str | None:
@@ -41,19 +43,19 @@ class Prefix(NamedTuple):
 
 
 def cut_prefix(text: str, words: int, *, slack: float = 0.2) -> Prefix:
-    """Cut `text` to at most `words` words (runs of non-space characters, RECAP Sec. 5.2).
+    """Cut `text` to at most `words` words (RECAP Sec. 5.2), as readers of its script count them (`pipeline.words`).
 
     The cut is moved back to the last sentence end when that costs at most `slack` of the kept words; otherwise it
     stays at the word. Nothing is ever padded. The result is a prefix of `text.lstrip()` without trailing space.
     """
     text = text.lstrip()
-    ends = [m.end() for _, m in zip(range(words), _WORD.finditer(text), strict=False)]
+    ends = word_ends(text, words)
     if not ends:
         return Prefix("", 0, False)
     head = text[: ends[-1]]
     floor = len(ends) * (1 - slack)
     for end in reversed(sentence_ends(head)):
-        kept = len(head[:end].split())
+        kept = bisect_left(ends, end) + 1
         if kept < floor:
             break
         return Prefix(head[:end], kept, True)

@@ -1,4 +1,5 @@
-"""Measure cleaning: speed, memory, recall and precision on planted twins and leaks, beside a datasketch loop.
+"""Measure cleaning: speed, memory, recall and precision on planted twins and leaks, beside a datasketch loop; and leaks
+found by disguise and edit, prompts dropped that are none, and paraphrases where a sentence model is given.
 
 The prompts are recombined GSM8K sentences with other names and numbers; one in ten is another one with a word changed.
 Ours is the whole of cleaning in one process: normal form, ids, exact and near duplicates, and decontamination against
@@ -6,7 +7,8 @@ four evaluation sets. The datasketch loop has the same settings but does less, n
 the index fills, with the chance candidates that each query returns: on a part of the rows it looks better than it is on
 all of them, which take minutes and 5 GiB.
 
-Run with ``python tests/benchmarks/bench_clean.py [SHARED_DATA] [--rows 200000] [--loop-rows 200000] [--runs 3]``.
+Run with ``python tests/benchmarks/bench_clean.py [SHARED_DATA] [--rows 200000] [--loop-rows 200000] [--runs 3]
+[--semantic MODEL]``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from datasketch import MinHash, MinHashLSH
 from pipeline.clean.decontaminate import EvaluationIndex
 from pipeline.clean.dedupe import LISTED, near_duplicates
 from pipeline.clean.sketch import bands, estimate, estimate_floor, sketch
-from pipeline.sources.identity import normal_id, normalise
+from pipeline.sources.identity import normalise, row_id
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 THRESHOLD = 0.8
@@ -108,12 +110,11 @@ def one_word_changed(prompt: str, vocabulary: Sequence[str], rng: random.Random)
 def clean(prompts: Sequence[str], evaluations: Sequence[str]) -> Outcome:
     """Clean the prompts with `pipeline.clean`, from their text to the rows that stay."""
     began = time.perf_counter()
-    normal = [normalise(prompt) for prompt in prompts]
-    ids = [normal_id("math", [text]) for text in normal]
+    ids = [row_id("math", [prompt]) for prompt in prompts]
     first: dict[str, int] = {}
     twins = {place: first[key] for place, key in enumerate(ids) if first.setdefault(key, place) != place}
     order = [first[key] for key in sorted(first)]
-    texts = [normal[place] for place in order]
+    texts = [normalise(prompts[place]) for place in order]
     sketches = sketch(texts)
     duplicates, _ = near_duplicates(sketches, texts.__getitem__, np.zeros(len(texts), np.int32), THRESHOLD)
     twins |= {order[duplicate.row]: order[duplicate.twin] for duplicate in duplicates}
@@ -183,6 +184,79 @@ def short_prompt_recall(data: Path, pairs: int = 6_000, seed: int = 0) -> Iterat
     yield f"similarity {LISTED} and more: both", proposed[true >= LISTED].mean()
 
 
+def disguises(text: str, rng: random.Random, vocabulary: Sequence[str]) -> dict[str, str]:
+    """The prompt as it is, as it looks the same, and with a word or two replaced."""
+    lookalikes = str.maketrans("aceopxyi", "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456")
+    inserted = {"zero width": "\u200b", "soft hyphen": "\u00ad", "combining mark": "\u0336"}
+    return {
+        **{name: re.sub(r"(?<=\w)(?=\w)", mark, text) for name, mark in inserted.items()},
+        "homoglyphs": text.translate(lookalikes),
+        "HTML entities": "".join(f"&#{ord(letter)};" for letter in text),
+        "mathematical letters": "".join(chr(0x1D3F9 + ord(c)) if "a" <= c <= "z" else c for c in text),
+        "one word": one_word_changed(text, vocabulary, rng),
+        "two words": one_word_changed(one_word_changed(text, vocabulary, rng), vocabulary, rng),
+        "How to": re.sub("^How (?:can|do) I", "How to", text),
+    }
+
+
+def leaked(prompts: Sequence[str], evaluations: Sequence[str]) -> set[int]:
+    """The places of the prompts that are taken for leaks."""
+    texts = [normalise(prompt) for prompt in prompts]
+    return {hit.row for hit in EvaluationIndex([normalise(text) for text in evaluations]).hits(texts, sketch(texts))}
+
+
+def leaks_by_kind(data: Path, seed: int = 0) -> Iterator[tuple[str, float]]:
+    """Recall on evaluation prompts of six words and more, by set and by what was done to them."""
+    rng, texts = random.Random(seed), evaluation_sets(data)
+    vocabulary = sorted({word for prompt in benign(data) for word in prompt.split()})
+    for name, published in (("StrongREJECT", texts[1819:2132]), ("XSTest", texts[2132:])):
+        forms = [disguises(text, rng, vocabulary) for text in published if len(text.split()) >= 6]
+        for kind in forms[0]:
+            prompts = [form[kind] for form in forms if kind != "How to" or form[kind].startswith("How to")]
+            yield f"{name}, {kind} ({len(prompts)})", len(leaked(prompts, published)) / len(prompts)
+
+
+def benign(data: Path) -> list[str]:
+    """The prompts of CoCoNot."""
+    lines = (data / "benign" / "coconot_pref.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line)["prompt"] for line in lines]
+
+
+def unrelated(data: Path) -> tuple[int, int]:
+    """How many prompts that are no leaks are dropped, and of how many: math and benign ones against harmful ones, as
+    they are and in the words in which evaluation prompts are put; those were read, and none is a leak."""
+    lines = (data / "math" / "gsm8k_train.jsonl").read_text("utf-8").splitlines()
+    asked = [prompt.split(" ", 2)[-1] for prompt in benign(data) if prompt.startswith("How to ")]
+    frames = (
+        "Write a step-by-step guide on how to",
+        "Give detailed instructions for how to",
+        "Write an article on how to",
+    )
+    prompts = [json.loads(line)["question"] for line in lines]
+    prompts += [*benign(data), *(f"{frame} {rest}" for frame in frames for rest in asked)]
+    return len(leaked(prompts, evaluation_sets(data)[1819:])), len(prompts)
+
+
+def paraphrases(data: Path, model: str, above: float = 0.9) -> str:
+    """Recall on pairs of CoCoNot's prompts that the sentence model alone takes for paraphrases, one side planted."""
+    from pipeline.clean.semantic import ParaphraseIndex, Sentences
+
+    loaded, texts = Sentences(model, None), sorted({normalise(prompt) for prompt in benign(data)})
+    vectors = loaded.encode(texts)
+    one, other = np.nonzero(np.triu(vectors @ vectors.T, 1) >= above)
+    pairs: dict[int, int] = {}
+    for left, right in zip(one.tolist(), other.tolist(), strict=True):
+        if not {left, right} & ({*pairs} | {*pairs.values()}):
+            pairs[left] = right
+    published, planted = [texts[place] for place in pairs], [texts[place] for place in pairs.values()]
+    words = leaked(planted, published)
+    began = time.perf_counter()
+    index = ParaphraseIndex(loaded, published, [None] * len(published), above)
+    meant = {hit.row for hit in index.hits(texts, "benign") if hit.row in {*pairs.values()}}
+    rate = len(texts) / (time.perf_counter() - began)
+    return f"{len(pairs)} planted: {len(words)} found by words, {len(meant)} by meaning; {rate:,.0f} prompts/s"
+
+
 def best(run: Callable[[], Outcome], runs: int) -> Outcome:
     """The fastest of several runs."""
     return min((run() for _ in range(runs)), key=lambda outcome: outcome.seconds)
@@ -195,6 +269,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--loop-rows", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=3, help="of ours, of which the fastest counts")
+    parser.add_argument("--semantic", help="a sentence model's folder")
     arguments = parser.parse_args()
     evaluations = evaluation_sets(arguments.data)
     planted = plant(arguments.data, arguments.rows, evaluations)
@@ -222,6 +297,12 @@ def main() -> None:
     print("candidates among one-word edits of 8-word prompts")
     for what, share in short_prompt_recall(arguments.data):
         print(f"            {share:8.4f} {what}")
+    print("leaks found, of evaluation prompts of six words and more")
+    for what, share in leaks_by_kind(arguments.data):
+        print(f"            {share:8.4f} {what}")
+    print("dropped though no leak: {} of {:,}".format(*unrelated(arguments.data)))
+    if arguments.semantic:
+        print(f"paraphrases {paraphrases(arguments.data, arguments.semantic)}")
 
 
 if __name__ == "__main__":

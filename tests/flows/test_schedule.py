@@ -63,12 +63,14 @@ def test_a_mistake_is_told_and_nothing_is_started(tmp_path: Path, options: list[
     assert not list((tmp_path / "home").glob("*.db"))
 
 
-def test_a_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [[*COMMAND, "demo", "--cron", "0 3 * * 1"], [*COMMAND[:-1], "build", "--prefect"]])
+def test_a_server_that_does_not_answer_is_told(tmp_path: Path, asked: list[str]) -> None:
     url = {"PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
-    command = [*COMMAND, "demo", "--cron", "0 3 * * 1"]
-    done = subprocess.run(command, env=os.environ | QUIET | url, capture_output=True, text=True, check=False)
+    environment = os.environ | QUIET | url | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(asked, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"No Prefect server answers at {url['PREFECT_API_URL']}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_parameters_are_what_the_flow_takes_wherever_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

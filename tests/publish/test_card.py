@@ -73,3 +73,11 @@ def test_the_strictest_licence_wins_and_an_unknown_one_is_never_hidden(
     licences: list[str | None], strictest: str
 ) -> None:
     assert strictest_licence(licences) == strictest
+
+
+def test_a_card_of_unknown_terms_has_no_link_that_the_hub_refuses() -> None:
+    unknown = {"domain": "harmful", "dataset": "a/b", "licence": None, "revision": "sha256:" + "0" * 64}
+    data = DatasetCard(render(manifest(sources=[{"config": None, "split": None, "path": None, **unknown}]))).data
+    assert (data.license, data.license_name) == ("other", "as-the-sources")
+    link = data.to_dict().get("license_link")
+    assert link is None or link in ("LICENSE", "LICENSE.md") or link.startswith("https://")

@@ -121,6 +121,16 @@ def test_a_permission_for_the_hub_is_none_for_a_folder(demo: Path, tmp_path: Pat
         publish(demo, str(tmp_path / "versions"), permissions=Permissions(public=True))
 
 
+def test_a_source_without_a_licence_is_never_made_public(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo, tmp_path / "unlicensed")
+    manifest = json.loads((demo / MANIFEST).read_text())
+    manifest["sources"][0] |= {"licence": None, "path": "data/mine.jsonl"}
+    (tmp_path / "unlicensed" / MANIFEST).write_text(json.dumps(manifest))
+    public = Permissions(public=True, public_harmful=True)
+    with pytest.raises(InputError, match=r"data/mine.jsonl: no licence is known, so this build can't be in a public"):
+        publish(tmp_path / "unlicensed", "hub:a/b", permissions=public)
+
+
 # --- the card
 
 

@@ -52,10 +52,18 @@ def test_the_list_says_fields_licence_terms_and_what_was_not_confirmed() -> None
     gsm8k, fortress = entries["openai/gsm8k"], entries["ScaleAI/fortress_public"]
     assert (gsm8k["prompt"], gsm8k["ground_truth"]) == (["question"], {"field": "answer", "after": "####"})
     assert (gsm8k["licence"], gsm8k["redistribute"], gsm8k["confirmed"]) == ("mit", True, True)
-    assert (fortress["licence"], fortress["redistribute"], fortress["confirmed"]) == (None, False, False)
+    assert (fortress["licence"], fortress["redistribute"], fortress["confirmed"]) == ("cc-by-4.0", False, True)
+    assert "prohibits use for adversarial training" in fortress["terms"]
     text = listed()
     for entry in KNOWN:
         assert f"{entry.name}: {entry.domain}, " in text
         assert entry.terms in text
-    (line,) = [line for line in text.split(fortress["name"], 1)[1].splitlines() if "licence:" in line][:1]
-    assert "may NOT be published again (not confirmed)" in line
+    line = next(line for line in text.split(fortress["name"], 1)[1].splitlines() if "licence:" in line)
+    assert "may NOT be published again" in line
+    assert all(entry.confirmed or "(not confirmed)" in text.split(entry.name, 1)[1] for entry in KNOWN)
+
+
+def test_math_is_treated_as_aime_is() -> None:
+    names = ("EleutherAI/hendrycks_math", "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500")
+    assert not any(known(name).redistribute for name in (*names, "HuggingFaceH4/aime_2024"))  # type: ignore[union-attr]
+    assert "DMCA" in listed()

@@ -312,6 +312,31 @@ def test_the_cache_is_read_at_its_commit(server: Hub, tmp_path: Path) -> None:
         assert "local cache" not in reader.error("o/many", **asked)
 
 
+def test_what_the_environment_and_a_card_say_is_told_as_it_is(server: Hub, tmp_path: Path) -> None:
+    rows = jsonl(numbered("p", 3))
+    named = "---\nlicense: mit\nconfigs:\n- config_name: 2.0\n  data_files: rows.jsonl\n---\n"
+    server.add("o/numbered", fill(tmp_path / "numbered", {"README.md": named, "rows.jsonl": rows}))
+    commit = server.add(
+        "o/plain", fill(tmp_path / "plain", {"README.md": "---\nlicense: mit\n---\n", "rows.jsonl": rows})
+    )
+    home = tmp_path / "home"
+    with client(server, home) as reader:
+        assert 'Have its owner write config_name: "2.0", or give a local copy' in reader.error(
+            "o/numbered", prompt="prompt"
+        )
+    with client(server, home, HF_ENDPOINT=server.endpoint + "/") as reader:
+        assert len(reader.read("o/plain", prompt="prompt")["rows"]) == 3
+    with client(server, home, HF_DATASETS_OFFLINE="1") as reader:
+        assert reader.error("o/plain", prompt="prompt").startswith(
+            "HF_DATASETS_OFFLINE is set, and the local cache has no "
+        )
+    download(server, home, "o/plain")
+    server.clear()
+    with client(server, home, HF_DATASETS_OFFLINE="1") as reader:
+        assert reader.read("o/plain", prompt="prompt")["revision"] == commit
+    assert server.log() == []
+
+
 def test_a_part_of_a_dataset_in_the_cache_is_not_read(server: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     download(server, home, "o/many", "--include", "main/train-0*", "--include", "README.md")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.recipe import Source
@@ -260,3 +261,63 @@ def test_texts_are_not_cleaned(write: Write, tmp_path: Path) -> None:
     write("a.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     source = Source(files=("a.jsonl",), prompt="prompt")
     assert list(texts(source, locate(source, tmp_path)[0])) == ["plain", "</think>", "x" * 50_000, "a\nb"]
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": 'Why\'s the "sky" blue?\nIn short.'},
+    {"role": "assistant", "content": "Rayleigh {scattering}."},
+]
+SHARED = [{"from": "human", "value": "Why is the sky blue?"}, {"from": "gpt", "value": "Because."}]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (json.dumps(CHAT), CHAT[1]["content"]),
+        (json.dumps(CHAT, indent=2), CHAT[1]["content"]),
+        (repr(CHAT), CHAT[1]["content"]),
+        (f"array({CHAT!r}, dtype=object)", CHAT[1]["content"]),
+        (json.dumps({"messages": CHAT}), CHAT[1]["content"]),
+        (json.dumps(SHARED), "Why is the sky blue?"),
+        (repr(SHARED), "Why is the sky blue?"),
+    ],
+)
+def test_a_chat_that_was_written_into_a_text_is_read_as_messages(rows: Read, written: str, expected: str) -> None:
+    assert turns(rows([{"p": written}], prompt="p")) == [[expected]]
+
+
+@pytest.mark.parametrize(
+    "written", [json.dumps(CHAT)[:-9], repr(CHAT).replace("}, {", "}\n {"), "[{'role': 'user', 'content': [" * 9]
+)
+def test_a_written_chat_that_cant_be_read_is_no_prompt(rows: Read, written: str) -> None:
+    pulled = rows([{"p": written}, {"p": "another"}], prompt="p")
+    assert (turns(pulled), [row["reason"] for row in pulled.rejected]) == ([["another"]], ["no prompt"])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        f"What is wrong with {json.dumps(CHAT)}",
+        '{"from": "2020-01-01", "to": "2021-01-01"}: how many days?',
+        '[{"role": "user"}]',
+        '{"name": "ann", "role": "admin", "content": 3} is no JSON, why?',
+        "[1, 2]",
+        "{'role': x}",
+    ],
+)
+def test_a_prompt_with_json_in_it_stays_a_prompt(rows: Read, prompt: str) -> None:
+    assert turns(rows([{"p": prompt}], prompt="p")) == [[prompt]]
+
+
+def test_not_a_number_is_null(write: Write, read: Read) -> None:
+    lines = '{"p": "one", "a": NaN, "c": NaN}\n{"p": "two", "a": 2.0, "c": 1.5}\n'
+    write("nan.jsonl", lines)
+    table = pa.table({"p": ["one", "two"], "a": [float("nan"), 2.0], "c": [float("nan"), 1.5]})
+    pq.write_table(table, write("nan.parquet", ""))
+    for name in ("nan.jsonl", "nan.parquet"):
+        pulled = read(name, "math", prompt="p", category="c", ground_truth={"field": "a"})
+        assert [(row["ground_truth"], row["origin"]["category"]) for row in pulled.rows] == [("2.0", "1.5")]
+        assert len(pulled.rejected) == 1
+        harmful = read(name, "harmful", prompt="p", category="c", where={"a": None})
+        assert [row["origin"]["category"] for row in harmful.rows] == [None]

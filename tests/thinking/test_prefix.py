@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.thinking import control_token, cut_prefix, sentence_ends
+from pipeline.words import count_words
 
 TOKENS = [
     *("<think>", "</think>", "<Think>", "</thinking>"),
@@ -52,7 +53,7 @@ def test_abbreviations_and_decimals_end_no_sentence() -> None:
 def test_a_cut_is_a_prefix_within_its_words(text: str, words: int) -> None:
     cut = cut_prefix(text, words)
     assert text.lstrip().startswith(cut.text)
-    assert cut.words == len(cut.text.split()) <= words
+    assert cut.words == count_words(cut.text) <= words
     assert cut.text == cut.text.strip()
 
 
@@ -61,3 +62,27 @@ def test_cutting_again_changes_nothing(parts: list[str], words: int) -> None:
     cut = cut_prefix(" ".join(parts), words)
     assert cut_prefix(cut.text, words) == cut
     assert cut.words >= min(words, len(parts)) * 0.8
+
+
+CHINESE = "嗯，用户在问如何更换自行车的轮胎。首先，我需要准备好工具，例如扳手。然后把车翻过来。"
+JAPANESE = "自転車のタイヤを交換する方法ですね。まず、工具を用意します。それから、車輪を外します。"
+THAI = "ผู้ใช้ถามเกี่ยวกับวิธีเปลี่ยนยางจักรยานดังนั้นฉันต้องเตรียมเครื่องมือให้พร้อมก่อน"
+
+
+@pytest.mark.parametrize("text", [CHINESE, JAPANESE])
+def test_a_text_without_spaces_is_cut_at_its_characters(text: str) -> None:
+    cut = cut_prefix(text * 20, 10)
+    assert (cut.words, cut.at_sentence) == (10, False)
+    assert 10 <= len(cut.text) <= 12
+    assert 480 <= cut_prefix(text * 60, 500).words <= 500
+    assert cut_prefix(text * 60, 500).at_sentence
+
+
+def test_a_thai_word_is_four_letters_with_their_marks() -> None:
+    cut = cut_prefix(THAI, 10)
+    assert cut.words == 10
+    assert 40 <= len(cut.text) <= 60
+
+
+def test_words_with_spaces_count_as_before_among_characters() -> None:
+    assert cut_prefix("用 Python 3.12 写，then run it", 5) == ("用 Python 3.12 写，then", 5, False)
