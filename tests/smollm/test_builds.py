@@ -138,17 +138,11 @@ def test_the_model_is_attacked(built: Path, server: Server, tokenizer: Path) -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("judge", "said"),
-    [
-        ("engine: rubric, max_tokens: 64", "to a harmless exchange"),
-        ("engine: guard, family: wildguard", "of a harmless"),
-    ],
-)
+@pytest.mark.parametrize("judge", ["engine: rubric, max_tokens: 64", "engine: guard, family: wildguard"])
 def test_a_model_that_can_not_judge_is_told_before_anything_is_paid(
-    judge: str, said: str, server: Server, tokenizer: Path, tmp_path: Path
+    judge: str, server: Server, tokenizer: Path, tmp_path: Path
 ) -> None:
     write(tmp_path, server, tokenizer, "plain", "plain")
     placed = f"judges={{stance: {{{judge}, base_url: '{server.base_url}', model: {MODEL}}}}}"
-    assert said in recap_data(tmp_path, "build", "real.yaml", "--set", placed, code=2)["told"]
+    assert "harmless exchange" in recap_data(tmp_path, "build", "real.yaml", "--set", placed, code=2)["told"]
     assert not list((tmp_path / "out").glob("*.rejected.jsonl"))
