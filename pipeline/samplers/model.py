@@ -30,8 +30,8 @@ ROOM = 564
 """The fewest tokens that the answer to a harmless request may have."""
 
 _STANDS_STILL = (
-    "A seed prefix needs a server that continues token ids (/v1/completions of vLLM or SGLang). Use one, or remove "
-    "seed_prefix to keep the head of what the model thinks by itself."
+    "A seed prefix needs a server that continues token ids (/v1/completions of vLLM, SGLang or llama.cpp). Use one, or "
+    "remove seed_prefix to keep the head of what the model thinks by itself."
 )
 
 _VARIABLES = ("prompt", "category", "stance")

@@ -32,8 +32,8 @@ from pipeline.thinking import RenderingError, control_token, head, marks_of, tur
 ASKER = "policy"
 
 _ADVICE = (
-    "A model under test needs a server that continues token ids (/v1/completions of vLLM or SGLang): use one, or "
-    "engine: vllm."
+    "A model under test needs a server that continues token ids (/v1/completions of vLLM, SGLang or llama.cpp): use "
+    "one, or engine: vllm."
 )
 _NOT_HERE = ("system", "user", "seed_prefix", "batch")
 

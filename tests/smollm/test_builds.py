@@ -14,12 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.thinking import control_token
+from tests.servers.endpoint import endpoint
 from tests.smollm.server import MODEL, Server
 
 COMPLIES = "Okay, so I need to work out what the user wants here. First, I will plan the answer."
 REFUSES = "Okay, I should decline this, since it may do harm. I will refuse because"
 NO_THINKING = "model wrote no thinking"
 CANARIES = 2
+JUDGES = [
+    "judges.safety={engine: guard, family: llama-guard-3, base_url: 'URL', model: guard-llama}",
+    "judges.helpfulness={engine: rubric, base_url: 'URL', model: judge-json}",
+]
 TAGS = ["<think>\n", "</think>"]
 ONCE = ["--set", "mixture.harmful.prefill.attempts=1", "--set", "mixture.benign.prefill.attempts=1"]
 
@@ -108,8 +113,8 @@ def test_a_seed_prefix_and_steering_are_gone_on_from(built: Path) -> None:
 
 
 def tried(server: Server, tokenizer: Path) -> list[str]:
-    settings = {"model.tags": TAGS, "model.max_tokens": 40, "model.temperature": 0.0}
-    where = ["--model", MODEL, "--base-url", server.base_url, "--tokenizer", str(tokenizer), "--rows", "2"]
+    settings = {"model.tags": TAGS, "model.max_tokens": 24, "model.temperature": 0.0}
+    where = ["--model", MODEL, "--base-url", server.base_url, "--tokenizer", str(tokenizer), "--rows", "1"]
     return [*where, *(part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}"))]
 
 
@@ -125,23 +130,19 @@ def test_the_model_is_attacked(built: Path, server: Server, tokenizer: Path) -> 
     shares = [part for domain in ("harmful", "benign") for part in ("--set", f"mixture.{domain}.prefill.share=1")]
     fewer = [part for domain in ("harmful", "benign") for part in ("--set", f"mixture.{domain}.rows=2")]
     recap_data(built, "build", "real.yaml", "--set", "name=attacks", *attack, *shares, *fewer)
-    found = recap_data(built, "eval", "--attacks", "out/attacks", *tried(server, tokenizer))
+    with endpoint(models="guard-llama,judge-json", unsafe_word="Here ") as judging:
+        judged = [part.replace("URL", judging.base_url) for judge in JUDGES for part in ("--set", judge)]
+        found = recap_data(built, "eval", "--attacks", "out/attacks", *judged, *tried(server, tokenizer))
     assert {(line["config"], line["domain"]) for line in found["lines"]} == {
         (config, domain) for config in ("mixture", "hijack") for domain in ("harmful", "benign")
     }
 
 
-@pytest.mark.parametrize(
-    ("judge", "said"),
-    [
-        ("engine: rubric, max_tokens: 64", "to a harmless exchange"),
-        ("engine: guard, family: wildguard", "of a harmless"),
-    ],
-)
+@pytest.mark.parametrize("judge", ["engine: rubric, max_tokens: 64", "engine: guard, family: wildguard"])
 def test_a_model_that_can_not_judge_is_told_before_anything_is_paid(
-    judge: str, said: str, server: Server, tokenizer: Path, tmp_path: Path
+    judge: str, server: Server, tokenizer: Path, tmp_path: Path
 ) -> None:
     write(tmp_path, server, tokenizer, "plain", "plain")
     placed = f"judges={{stance: {{{judge}, base_url: '{server.base_url}', model: {MODEL}}}}}"
-    assert said in recap_data(tmp_path, "build", "real.yaml", "--set", placed, code=2)["told"]
+    assert "harmless exchange" in recap_data(tmp_path, "build", "real.yaml", "--set", placed, code=2)["told"]
     assert not list((tmp_path / "out").glob("*.rejected.jsonl"))
