@@ -93,7 +93,9 @@ class Watch:
     def end(self) -> None:
         """Judge a training that is through: one in which no group ever taught anything has trained nothing."""
         if self._steps and not self._taught and not self.verdict:
-            self._conclude(f"no group of {self._steps:,} steps taught anything{self._said(_GROUPS)}")
+            self._conclude(
+                f"no group of {self._steps:,} steps taught anything{self._said(_GROUPS)}", "give another --out"
+            )
 
     def state(self) -> dict[str, Any]:
         """What to go on from after an interruption, as plain JSON."""
@@ -132,12 +134,12 @@ class Watch:
         words = "; ".join(f"{said} ({count:,} times)" for said, count in told)
         return f". What was said of them, the most frequent first: {words}" if words else ""
 
-    def _conclude(self, found: str) -> None:
+    def _conclude(self, found: str, again: str = "run the same command again: it goes on from the newest one") -> None:
         if not self._stops:
             self._tell(f"WARNING: {found}. The training goes on without them (stop: null).")
         elif not self.verdict:
             self.verdict = (
                 f"The training was stopped: {found}. Its checkpoints are kept. Mend the judge, or what the policy is "
-                "asked, and run the same command again: it goes on from the newest one. The bounds are settings: "
-                "stop.unscored, stop.short and stop.steps; stop: null only warns."
+                f"asked, and {again}. The bounds are settings: stop.unscored, stop.short and stop.steps; stop: null only "
+                "warns."
             )
