@@ -8,6 +8,7 @@ whose unscored share, or a run whose share of missing groups, stays over a bound
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Lesson = Literal["teaches", "unscored", "all_bad", "all_good"]
 
 _GROUPS = "groups"
+_NUMBERS = re.compile(r"\d+")
 
 
 class Stop(BaseModel):
@@ -71,12 +73,18 @@ class Watch:
         self.verdict = ""
         self._stops, self._bounds, self._tell = stop is not None, stop or Stop(), tell
         self._words: dict[str, Counter[str]] = {}
+        self._first: dict[str, str] = {}
         self._over: dict[str, list[tuple[int, int]]] = {}
         self._taught = self._steps = 0
 
     def hear(self, about: str, said: Iterable[str]) -> None:
-        """Note what was said where a rollout of a reward wasn't scored, or a group (of all rewards) doesn't teach."""
-        self._words.setdefault(about, Counter()).update(said)
+        """Note what was said where a rollout of a reward wasn't scored, or a group (of all rewards) doesn't teach.
+
+        What differs in numbers alone is the same, and told as it was said first.
+        """
+        words = [(_NUMBERS.sub("#", text), text) for text in said]
+        self._words.setdefault(about, Counter()).update(same for same, _ in words)
+        self._first = dict(words[::-1]) | self._first
 
     def hear_groups(self, lessons: Iterable[Lesson]) -> None:
         """Note why groups didn't teach."""
@@ -93,7 +101,9 @@ class Watch:
     def end(self) -> None:
         """Judge a training that is through: one in which no group ever taught anything has trained nothing."""
         if self._steps and not self._taught and not self.verdict:
-            self._conclude(f"no group of {self._steps:,} steps taught anything{self._said(_GROUPS)}")
+            self._conclude(
+                f"no group of {self._steps:,} steps taught anything{self._said(_GROUPS)}", "give another --out"
+            )
 
     def state(self) -> dict[str, Any]:
         """What to go on from after an interruption, as plain JSON."""
@@ -129,15 +139,15 @@ class Watch:
 
     def _said(self, about: str) -> str:
         told = self._words.get(about, Counter()).most_common(3)
-        words = "; ".join(f"{said} ({count:,} times)" for said, count in told)
+        words = "; ".join(f"{self._first[same]} ({count:,} times)" for same, count in told)
         return f". What was said of them, the most frequent first: {words}" if words else ""
 
-    def _conclude(self, found: str) -> None:
+    def _conclude(self, found: str, again: str = "run the same command again: it goes on from the newest one") -> None:
         if not self._stops:
             self._tell(f"WARNING: {found}. The training goes on without them (stop: null).")
         elif not self.verdict:
             self.verdict = (
                 f"The training was stopped: {found}. Its checkpoints are kept. Mend the judge, or what the policy is "
-                "asked, and run the same command again: it goes on from the newest one. The bounds are settings: "
-                "stop.unscored, stop.short and stop.steps; stop: null only warns."
+                f"asked, and {again}. The bounds are settings: stop.unscored, stop.short, stop.steps; stop: null only "
+                "warns."
             )

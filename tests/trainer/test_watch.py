@@ -43,7 +43,7 @@ def watched(stop: Stop | None, *steps: Seen) -> tuple[Watch, list[str]]:
     told: list[str] = []
     watch = Watch(stop, told.append)
     for number, seen in enumerate(steps, 1):
-        watch.hear("safety", ["HTTP 400: request 17 is bad"] * 2 + ["no idea"])
+        watch.hear("safety", [f"HTTP 400: request {number + at} is bad" for at in (16, 99)] + ["no idea"])
         watch.step(number, seen)
     return watch, told
 
