@@ -79,19 +79,26 @@ _UNTURNED = re.compile(
     re.IGNORECASE,
 )
 _ROLE_PLAY = re.compile(
-    r"\b(?:role-?\s?play\w*|in character|(?:pretend|imagine|suppose|assume|act|behave|respond|reply|answer|speak|talk"
-    r"|write|simulate|pose) (?:that |like |as (?:if |though )?)+(?:you|a|an|the|my|we)\b|pretend|imagine you|act as"
-    r"|you(?: are|'re) (?:now |going to |about to |to )?(?:be |play |act |pretend )?(?:a|an|the|my|no longer|in)\b"
-    r"|you (?:will|shall|must|should) (?:act|play|be|pretend|become|embody)|your (?:character|persona|role|name is)"
-    r"|play(?:ing)? (?:the )?(?:role|part|a game|a character)|(?:take|taking) (?:on )?(?:the|a) (?:role|part|persona)"
-    r"|persona|from now on|assume the (?:role|identity)|let's play|game master|dungeon master|be my)\b",
+    r"(?:^|[.!?:,]\s+|\b(?:you|you to|please|now|let's|let us|can we|we(?:'re| are)|want to|will|and) )"
+    r"(?:role-?\s?play(?:ing)?\b|(?:pretend|pretending) (?:to be|you|that you|we|i)\b"
+    r"|(?:act|behave|respond|reply|answer|speak|talk) (?:as|like) (?:if you|though you|an?|my|the)\b"
+    r"|(?:play|take on|assume|adopt) (?:the|a) (?:role|part|persona|character|identity) of\b"
+    r"|imagine (?:that )?you(?:'re| are)\b)"
+    r"|\b(?:in|break|breaking|out of) character\b|\byou(?:'re| are) now (?:an?|the|my|called|named)\b"
+    r"|\byour (?:character|persona|role) (?:is|will be)\b|\byou(?:'ll| will) (?:play|act as|be playing|pretend|embody)\b"
+    r"|\ba role-?\s?play(?: where| in which|:|,| with me)",
     re.IGNORECASE,
 )
-_ABOUT_THE_ROLE = re.compile(
-    r"\b(?:understand|understood|ready|agree|begin|start|clear|okay|ok|respond|reply|say|feel|next|you do|got it)\b",
+_FRAMED = re.compile(
+    r"\b(?:you(?:'re| are|'ll| will| must| should| have)|your|imagine|pretend|scenario|story|tale|character|fiction\w*"
+    r"|novel|scene|script|hypothetical\w*|game|persona|role|rules?|simulat\w+|let's|act|mode)\b",
     re.IGNORECASE,
 )
-_FORBIDDEN = re.compile(r"[\s\ud800-\udfff]+")
+_ABOUT_THE_FRAME = re.compile(
+    r"\b(?:understand|understood|ready|agree|begin|start|clear|okay|ok|respond|reply|say|feel|next|you do|got it|character"
+    r"|role|rules?|scene|story|game|persona|mode|play)\b",
+    re.IGNORECASE,
+)
 
 
 def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
@@ -104,25 +111,24 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
     whole = " ".join(lines)
     if not _LETTERS.search(whole):
         return None
-    role_play = bool(_ROLE_PLAY.search(whole))
+    role_play, framed = bool(_ROLE_PLAY.search(whole)), bool(_FRAMED.search(whole))
     if len(sentences) == 1 and not role_play and (reworded := _reworded(sentences[0], quoted)):
         return reworded
-    asking = [sentence for sentence in sentences if _asks(sentence, role_play=role_play)]
-    kind = _kind(sentences[0], asking, role_play=role_play)
     short = len(whole.split()) <= quoted
+    asking = [sentence for sentence in sentences if _asks(sentence, framed=not short and (role_play or framed))]
+    only = asking[0] if asking == sentences[-1:] else None
+    kind = "role-play" if role_play else _kind(sentences, asking)
     if role_play:
         asks = "sets up a role-play"
-        if short:
+        if short or len(sentences) == 1:
             asks += f": {_quote(whole, quoted)}"
-        elif len(asking) == 1:
-            asks += f" and asks in it: {_quote(asking[0], quoted)}"
         else:
-            asks += _ends(sentences, quoted)
+            asks += f" and asks in it: {_quote(only, quoted)}" if only else _ends(sentences, quoted)
     elif short or len(sentences) == 1:
         verb = "asks" if len(sentences) == 1 and kind != "message" else "writes"
         asks = f"{verb}: {_quote(whole, quoted)}"
-    elif len(asking) == 1 and asking[0] in {sentences[0], sentences[-1]}:
-        asks = f"asks in a longer message: {_quote(asking[0], quoted)}"
+    elif only:
+        asks = f"asks in a longer message: {_quote(only, quoted)}"
     else:
         asks = f"writes a longer message{_ends(sentences, quoted)}"
     return Grounding(asks, f"this {kind}", kind)
@@ -178,19 +184,18 @@ def _turned(words: str) -> str:
     return " ".join(_PERSONS.get(word.lower(), word) for word in words.split())
 
 
-def _asks(sentence: str, *, role_play: bool) -> bool:
-    """Whether a sentence asks for something; in a role-play a plain question alone does, and none about the role."""
-    if role_play:
-        return bool(_QUESTION.match(sentence)) and len(sentence.split()) > 3 and not _ABOUT_THE_ROLE.search(sentence)
+def _asks(sentence: str, *, framed: bool) -> bool:
+    """Whether a sentence asks for something; within a frame a question alone surely does, and none about the frame."""
+    if framed:
+        return bool(_QUESTION.match(sentence)) and len(sentence.split()) > 3 and not _ABOUT_THE_FRAME.search(sentence)
     return sentence.endswith("?") or bool(_REQUEST.match(sentence))
 
 
-def _kind(first: str, asking: list[str], *, role_play: bool) -> str:
-    if role_play:
-        return "role-play"
-    if any(sentence.endswith("?") for sentence in asking):
+def _kind(sentences: list[str], asking: list[str]) -> str:
+    """What to call the prompt: a message, where it isn't plainly anything else."""
+    if len(sentences) == len(asking) and all(sentence.endswith("?") for sentence in asking):
         return "question"
-    return "request" if asking and _REQUEST.match(first) else "message"
+    return "request" if asking == sentences and len(sentences) == 1 else "message"
 
 
 def _ends(sentences: list[str], most: int) -> str:
