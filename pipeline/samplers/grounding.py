@@ -20,7 +20,7 @@ class Grounding(NamedTuple):
     """Fragments of one prompt, each for one grammatical place.
 
         asks    "The user {asks}."              asks how to pick a lock / writes: “I love you” / asks: “Is it so?”
-        matter  "an answer about {matter}"      how to pick a lock / this question
+        matter  "an answer about {matter}"      how to pick a lock / what they ask / what they write / this role-play
         kind    "the {kind}"                    question / request / message / role-play
 
     ``asks`` ends its sentence: the full stop behind it is dropped where a quotation brings its own mark.
@@ -30,6 +30,8 @@ class Grounding(NamedTuple):
     matter: str
     kind: str
 
+
+_MATTERS = {"message": "what they write", "role-play": "this role-play"}
 
 QUOTED = 24
 """Words that are quoted at most."""
@@ -131,7 +133,7 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
         asks = f"asks in a longer message: {_quote(only, quoted)}"
     else:
         asks = f"writes a longer message{_ends(sentences, quoted)}"
-    return Grounding(asks, f"this {kind}", kind)
+    return Grounding(asks, _MATTERS.get(kind, "what they ask"), kind)
 
 
 def _lines(prompt: str) -> list[str]:
@@ -171,7 +173,7 @@ def _reworded(sentence: str, most: int) -> Grounding | None:
         return Grounding(f"asks {phrase}", phrase, "question")
     if (order := _ORDER.fullmatch(text)) and not question:
         words = order[1]
-        return Grounding(f"asks me to {_turned(words[0].lower() + words[1:])}", "this request", "request")
+        return Grounding(f"asks me to {_turned(words[0].lower() + words[1:])}", "what they ask", "request")
     return None
 
 
