@@ -150,7 +150,7 @@ def hardly_in(language: str, prompt: str) -> bool:
     shares = _languages(prose, 1)
     most = max(shares.values(), default=0.0)
     sure = _READ if len(prose.encode("utf-8", "replace")) >= _LEAST_PROMPT else _SURE
-    read = most >= sure and shares.get(language, 0.0) <= _HARDLY * most
+    read = most >= sure and " " in prose and shares.get(language, 0.0) <= _HARDLY * most
     return (read or _hardly_latin(prose)) and not _in_a_piece(language, prompt)
 
 

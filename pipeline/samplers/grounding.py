@@ -36,6 +36,9 @@ _MATTERS = {"message": "what they write", "role-play": "this role-play"}
 QUOTED = 24
 """Words that are quoted at most."""
 
+_LEAST = 8
+"""Words of a quotation below which it isn't worth making two."""
+
 _HEAD = 6000
 _LONGEST_WORD = 40
 _REWORDED = 16
@@ -50,7 +53,6 @@ _CLEANERS = tuple(
         (r"\.{3,}", "…"),
     )
 )
-_LINE = re.compile(r"\s*\n\s*")
 _LETTERS = re.compile(r"[^\W\d_]{2}|[\u3040-\ud7af]")
 _QUESTION = re.compile(
     r"(?:and |but |so |now |please |then |or )?(?:how|what|where|why|who|whom|whose|which|when|can|could|would|will"
@@ -108,7 +110,7 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
 
     Never raises, whatever the text.
     """
-    lines = _lines(prompt)
+    lines = plain(prompt).splitlines()
     sentences = [part for line in lines for part in _sentences(line)]
     whole = " ".join(lines)
     if not _LETTERS.search(whole):
@@ -116,8 +118,8 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
     role_play, framed = bool(_ROLE_PLAY.search(whole)), bool(_FRAMED.search(whole))
     if len(sentences) == 1 and not role_play and (reworded := _reworded(sentences[0], quoted)):
         return reworded
-    short = len(whole.split()) <= quoted
-    asking = [sentence for sentence in sentences if _asks(sentence, framed=not short and (role_play or framed))]
+    short = len(whole.split()) <= quoted or quoted < 2 * _LEAST
+    asking = [sentence for sentence in sentences if _asks(sentence, framed=framed or role_play)]
     only = asking[0] if asking == sentences[-1:] else None
     kind = "role-play" if role_play else _kind(sentences, asking)
     if role_play:
@@ -136,7 +138,7 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
     return Grounding(asks, _MATTERS.get(kind, "what they ask"), kind)
 
 
-def _lines(prompt: str) -> list[str]:
+def plain(prompt: str) -> str:
     """The prompt's lines that say something, without markup, control tokens and double quotation marks."""
     text = prompt if len(prompt) <= _HEAD else f"{prompt[: _HEAD // 2]}\n{prompt[-_HEAD // 2 :]}"
     text = html.unescape(text)
@@ -146,7 +148,7 @@ def _lines(prompt: str) -> list[str]:
     while token := control_token(text):
         text = text.replace(token, " ")
     lines = (" ".join(_shortened(word) for word in line.split()) for line in text.splitlines())
-    return [line for line in lines if any(c.isalnum() or c == "…" for c in line)]
+    return "\n".join(line for line in lines if any(c.isalnum() or c == "…" for c in line))
 
 
 def _shortened(word: str) -> str:
@@ -201,14 +203,8 @@ def _kind(sentences: list[str], asking: list[str]) -> str:
 
 
 def _ends(sentences: list[str], most: int) -> str:
-    """How the prompt opens and how it closes; how it opens alone, where few words may be quoted."""
-    if most < 2 * _LEAST:
-        return f" that opens with {_quote(sentences[0], most)}"
+    """How the prompt opens and how it closes."""
     return f" that opens with {_quote(sentences[0], most // 2)} and closes with {_quote(sentences[-1], most // 2)}"
-
-
-_LEAST = 8
-"""Words of a quotation below which it isn't worth making two."""
 
 
 def _quote(text: str, most: int) -> str:

@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.filters.language import hardly_in
 from pipeline.judges import Stance
 from pipeline.samplers import PrefillRequest, Thought, Unwritable
-from pipeline.samplers.grounding import QUOTED, Grounding, ground
+from pipeline.samplers.grounding import QUOTED, Grounding, ground, plain
 from pipeline.templates import Template
 from pipeline.thinking import cut_prefix
 
@@ -116,7 +116,7 @@ class TemplateSampler:
         grounding = ground(request.prompt, min(QUOTED, max(1, request.words // 3)))
         if grounding is None:
             raise Unwritable(_NO_ASK)
-        if hardly_in("en", request.prompt):
+        if hardly_in("en", plain(request.prompt)):
             raise Unwritable(_FOREIGN)
         return Thought(write(grammar, grounding, request.words, _seed(request)))
 
@@ -203,11 +203,12 @@ class _Writer:
     def _draw(self, at: int) -> tuple[int, str]:
         unused, draw = self._unused[at], self._draws[at]
         index = int(draw() * len(unused))
-        sentence = _polish(_expand(unused[index], draw))
+        sentence = _polish(expand(unused[index], draw))
         return index, _QUOTED_END.sub(r"\1”", _PLACE.sub(lambda found: self._values[found[1]], sentence))
 
 
-def _expand(phrase: Phrase, draw: Callable[[], float]) -> str:
+def expand(phrase: Phrase, draw: Callable[[], float]) -> str:
+    """One way to write a phrase, with its variables' names in braces; `draw` gives numbers from 0 to 1."""
     text = ""
     for part in phrase:
         if isinstance(part, str):
@@ -215,7 +216,7 @@ def _expand(phrase: Phrase, draw: Callable[[], float]) -> str:
         elif isinstance(part, Choice):
             options = part.options
             option = options[int(draw() * len(options))]
-            text += option if isinstance(option, str) else _expand(option, draw)
+            text += option if isinstance(option, str) else expand(option, draw)
         else:
             text += "{" + part.name + "}"
     return text
