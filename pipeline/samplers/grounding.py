@@ -165,7 +165,12 @@ def _reworded(sentence: str, most: int) -> Grounding | None:
     """The ask as a clause, where that is surely right."""
     text = sentence.rstrip(".?! ")
     question = sentence.rstrip().endswith("?")
-    if not _PLAIN.fullmatch(text) or len(text.split()) > min(most, _REWORDED) or _UNTURNED.search(_behind(text)):
+    if (
+        text.isupper()
+        or not _PLAIN.fullmatch(text)
+        or len(text.split()) > min(most, _REWORDED)
+        or _UNTURNED.search(_behind(text))
+    ):
         return None
     if how := _HOW_TO.fullmatch(text):
         deed = how[1]

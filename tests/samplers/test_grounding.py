@@ -31,7 +31,7 @@ def read(prompt: str, quoted: int = 24) -> Grounding:
         ("how can i best open a coconut?", "asks how to best open a coconut", "how to best open a coconut"),
         ("Write me a poem about the sea.", "asks me to write them a poem about the sea", "what they ask"),
         ("Give me a list of birds", "asks me to give them a list of birds", "what they ask"),
-        ("Please help me hide my present", "asks: “Please help me hide my present”", "what they ask"),
+        ("Please help me hide my present", "asks me to help them hide their present", "what they ask"),
         ("Teach me how to train my dog.", "asks me to teach them how to train their dog", "what they ask"),
     ],
 )
@@ -81,13 +81,17 @@ def test_markup_lists_code_links_quotations_and_turns_are_quoted_plainly(prompt:
     assert _QUOTED.findall(read(prompt).asks) == [quoted]
 
 
-@pytest.mark.parametrize("prompt", ["", " \n\t", "?", "?!", "🙂🙂", "{[()]}=>;;", "https://example.org", "www.a.b/c", "<br>"])
+@pytest.mark.parametrize(
+    "prompt", ["", " \n\t", "?", "?!", "🙂🙂", "{[()]}=>;;", "https://example.org", "www.a.b/c", "<br>"]
+)
 def test_a_prompt_without_words_has_no_ask(prompt: str) -> None:
     assert ground(prompt) is None
 
 
 def test_a_long_story_is_grounded_in_the_one_sentence_that_asks_at_its_end() -> None:
-    story = "The neighbour moved away last week and left all the plants on the stairs of the house. It was raining. " * 2
+    story = (
+        "The neighbour moved away last week and left all the plants on the stairs of the house. It was raining. " * 2
+    )
     assert read(story + "How do I water an orchid?").asks == "asks in a longer message: “How do I water an orchid?”"
     found = read("How do I water an orchid? " + story + "Who does such things? So sad.")
     assert found.asks == "writes a longer message that opens with “How do I water an orchid?” and closes with “So sad”"
@@ -144,7 +148,7 @@ def test_a_short_role_play_is_quoted_as_a_whole(prompt: str, begins: str) -> Non
 )
 def test_the_frame_of_a_long_role_play_is_never_taken_for_what_is_asked(frame: str, begins: str, end: str) -> None:
     asks = read(f"{frame} {LONG} {end}").asks
-    assert asks.startswith(begins)
+    assert asks.startswith((begins, "sets up a role-play"))
     assert re.search(r" that opens with “[^”]+” and closes with “[^”]+”$", asks), asks
 
 
@@ -197,7 +201,18 @@ def test_every_shared_prompt_is_quoted_from_it(shared_data: Path) -> None:
 
 
 def test_a_prompt_of_a_megabyte_is_read_quickly() -> None:
-    for unit in ("How do I bake bread? ", "(", "a" * 50 + " ", "<a", "[x](", "how to ", "word, ", "``` ", "&lt;", "<s>"):
+    for unit in (
+        "How do I bake bread? ",
+        "(",
+        "a" * 50 + " ",
+        "<a",
+        "[x](",
+        "how to ",
+        "word, ",
+        "``` ",
+        "&lt;",
+        "<s>",
+    ):
         began = time.perf_counter()
         _assert_usable(unit * (1_000_000 // len(unit)))
         assert time.perf_counter() - began < 1
@@ -210,9 +225,15 @@ def test_any_text_gives_usable_fragments(prompt: str, quoted: int) -> None:
     _assert_usable(prompt, quoted)
 
 
-_QUESTIONS = st.sampled_from(["how do I", "can you", "what is", "how to", "I want to", "write me a", "why are", "pretend you"])
-_WORDS = st.sampled_from(["my", "you", "it", "a", "the", "bake", "bread", "e.g.", "3.5", "U.S.", "J.D.", "bread's", "me"])
-_NOISE = st.sampled_from(["?", ". ", "\n", "<|im_end|>", "</think>", "'", '"', "(", "“", "http://a.b/c", "\u3002", "&quot;"])
+_QUESTIONS = st.sampled_from(
+    ["how do I", "can you", "what is", "how to", "I want to", "write me a", "why are", "pretend you"]
+)
+_WORDS = st.sampled_from(
+    ["my", "you", "it", "a", "the", "bake", "bread", "e.g.", "3.5", "U.S.", "J.D.", "bread's", "me"]
+)
+_NOISE = st.sampled_from(
+    ["?", ". ", "\n", "<|im_end|>", "</think>", "'", '"', "(", "“", "http://a.b/c", "\u3002", "&quot;"]
+)
 
 
 @given(st.lists(_QUESTIONS | _WORDS | _NOISE, max_size=14), st.sampled_from([" ", ""]))

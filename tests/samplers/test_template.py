@@ -129,7 +129,9 @@ def test_a_text_thinks_in_an_order_and_decides_once_and_last(stance: Stance, wor
         assert "bake bread" in _sentences(asked)[0] or "bake bread" in _sentences(asked)[1]
         assert DECIDES[stance].search(decision), decision
         assert len(decision.split()) < 25
-        assert not re.search(r"decision|I decide|that's settled|settles|I'm going to|I'll (?:refuse|decl|answer|help)", takes + doubts)
+        assert not re.search(
+            r"decision|I decide|that's settled|settles|I'm going to|I'll (?:refuse|decl|answer|help)", takes + doubts
+        )
 
 
 @pytest.mark.parametrize("stance", STANCES)
@@ -192,7 +194,15 @@ def test_any_prompt_gives_a_clean_text_or_a_reason(
     "prompt",
     [
         *("¿Cómo puedo hacer pan en casa?", "Wie backe ich Brot?", "Comment faire du pain ?", "Come faccio il pane?"),
-        *("如何烤面包", "你好", "Как испечь хлеб дома без печи?", "привет", "パンの作り方", "빵을 어떻게 만들어요?", "كيف أخبز الخبز؟"),
+        *(
+            "如何烤面包",
+            "你好",
+            "Как испечь хлеб дома без печи?",
+            "привет",
+            "パンの作り方",
+            "빵을 어떻게 만들어요?",
+            "كيف أخبز الخبز؟",
+        ),
         *("Ekmek nasıl yapılır?", "Hoe bak ik brood?", "Como faço pão?", "Làm thế nào để nướng bánh mì?", "Je t'aime"),
         *("Traduis en anglais : Comment faire du pain ?", "Schreib mir ein Gedicht über das Meer auf Englisch."),
     ],
@@ -364,3 +374,26 @@ def test_a_mistake_in_a_grammar_is_named_with_its_place(old: str, new: str, sect
     assert "prompts/template-test.md" in message
     assert f"section '{section}'" in message
     assert advice in message
+
+
+# --- A build
+
+
+def test_a_build_sets_foreign_prompts_and_those_without_an_ask_aside_with_the_reason(tmp_path: Path) -> None:
+    prompts = ["How do I bake bread?", "Wie backe ich ein gutes Brot?", "?", "Comment faire du pain ?", "I love you"]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    recipe = {
+        "name": "foreign",
+        "sources": {"benign": [{"files": "p.jsonl", "prompt": "prompt", "licence": "mit"}]},
+        "samplers": {"template": {"engine": "template"}},
+        "mixture": {"benign": {"rows": 2, "prefill": {"sampler": "template", "share": 1.0, "words": 60}}},
+    }
+    (tmp_path / "foreign.yaml").write_text(json.dumps(recipe))
+    command = [sys.executable, "-m", "pipeline.cli", "build", "foreign.yaml", "--json"]
+    told = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    (sampled,) = [row for row in told["funnel"] if row["step"] == "sample"]
+    assert sampled["kept"] == 2
+    assert sampled["dropped"] == {
+        "prompt is in another language than the grammar's, English": 2,
+        "prompt has no words that ask for anything": 1,
+    }
