@@ -35,7 +35,7 @@ class Thought(NamedTuple):
 
 
 class Unwritable(RecapError):
-    """The sampler can't write for this prompt, at any attempt; the message is the reason that the row is dropped for."""
+    """The sampler can't write for this prompt, at any attempt; the message is why the row is dropped."""
 
 
 class Sampler(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from pipeline.thinking import control_token, sentence_ends
@@ -89,7 +90,8 @@ _ROLE_PLAY = re.compile(
     r"|(?:play|take on|assume|adopt) (?:the|a) (?:role|part|persona|character|identity) of\b"
     r"|imagine (?:that )?you(?:'re| are)\b)"
     r"|\b(?:in|break|breaking|out of) character\b|\byou(?:'re| are) now (?:an?|the|my|called|named)\b"
-    r"|\byour (?:character|persona|role) (?:is|will be)\b|\byou(?:'ll| will) (?:play|act as|be playing|pretend|embody)\b"
+    r"|\byour (?:character|persona|role) (?:is|will be)\b"
+    r"|\byou(?:'ll| will) (?:play|act as|be playing|pretend|embody)\b"
     r"|\ba role-?\s?play(?: where| in which|:|,| with me)",
     re.IGNORECASE,
 )
@@ -99,8 +101,8 @@ _FRAMED = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_THE_FRAME = re.compile(
-    r"\b(?:understand|understood|ready|agree|begin|start|clear|okay|ok|respond|reply|say|feel|next|you do|got it|character"
-    r"|role|rules?|scene|story|game|persona|mode|play)\b",
+    r"\b(?:understand|understood|ready|agree|begin|start|clear|okay|ok|respond|reply|say|feel|next|you do|got it"
+    r"|character|role|rules?|scene|story|game|persona|mode|play)\b",
     re.IGNORECASE,
 )
 
@@ -157,7 +159,7 @@ def _shortened(word: str) -> str:
 
 def _sentences(line: str) -> list[str]:
     cuts = [0, *sentence_ends(line), len(line)]
-    parts = (line[start:end].strip() for start, end in zip(cuts, cuts[1:], strict=False))
+    parts = (line[start:end].strip() for start, end in pairwise(cuts))
     return [part for part in parts if any(map(str.isalnum, part))] or [line]
 
 
