@@ -141,6 +141,23 @@ def foreign(text: str, prompt: str) -> str | None:
     return FOREIGN_LANGUAGE if _foreign_language(text, prompt) else None
 
 
+def hardly_in(language: str, prompt: str) -> bool:
+    """Whether a prompt is in another language than this one: it is read as such with confidence, or most of its letters
+    are in no Latin script, and none of its sentences is in the language (by its code of two letters, of those that are
+    written in Latin).
+    """
+    prose = _prose(prompt)
+    shares = _languages(prose, 1)
+    most = max(shares.values(), default=0.0)
+    sure = _READ if len(prose.encode("utf-8", "replace")) >= _LEAST_PROMPT else _SURE
+    read = most >= sure and " " in prose and shares.get(language, 0.0) <= _HARDLY * most
+    return (read or _hardly_latin(prose)) and not _in_a_piece(language, prompt)
+
+
+def _hardly_latin(prose: str) -> bool:
+    return not prose.isascii() and 2 * len(_NOT_LATIN.findall(prose)) > sum(map(str.isalpha, prose))
+
+
 def _foreign_script(text: str, prompt: str) -> bool:
     if text.isascii() or not _NOT_LATIN.search(text):
         return False
@@ -189,10 +206,12 @@ def _foreign_language(text: str, prompt: str) -> bool:
 def _called_for(language: str, prompt: str) -> bool:
     """Whether the prompt speaks of the language, or one of its sentences or lines is in it."""
     kin = tuple(variant for variant, first in _KIN.items() if first == language)
+    return _speaks_of(prompt, (language, *kin)) or _in_a_piece(language, prompt)
+
+
+def _in_a_piece(language: str, prompt: str) -> bool:
     pieces = map(_prose, _PIECES.split(prompt))
-    return _speaks_of(prompt, (language, *kin)) or any(
-        _languages(piece, _LEAST_PROMPT).get(language, 0.0) >= _PIECE for piece in pieces
-    )
+    return any(_languages(piece, _LEAST_PROMPT).get(language, 0.0) >= _PIECE for piece in pieces)
 
 
 def _prose(text: str) -> str:

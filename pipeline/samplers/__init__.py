@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from pipeline.errors import RecapError
 from pipeline.judges import Stance
 
 
@@ -33,6 +34,10 @@ class Thought(NamedTuple):
     answered_by: str | None = None
 
 
+class Unwritable(RecapError):
+    """The sampler can't write for this prompt, at any attempt; the message is why the row is dropped."""
+
+
 class Sampler(Protocol):
     """Writes prefills. The attributes up to ``parameters`` go into the ``sampling`` column of every row it wrote.
 
@@ -55,5 +60,5 @@ class Sampler(Protocol):
         ...
 
     async def sample(self, request: PrefillRequest) -> Thought:
-        """The raw thinking for a request."""
+        """The raw thinking for a request. Raises Unwritable where it has none for this prompt."""
         ...

@@ -1,9 +1,11 @@
 """The embedded sampler: heads of thinking from a grammar, without a model.
 
 The grammar of each stance is a Markdown file in ``prompts/``: ``template-comply.md``, whose comment explains the
-notation, and ``template-refuse.md``. A text is one way to write ``start`` and then ways to write ``more``, each a list
-of sentences and paragraph breaks, until the words are used up. No bullet is used twice in one text, and the last
-sentence is chosen to fit, so a text ends where a sentence does and is rarely more than a few words short of its length.
+notation, and ``template-refuse.md``. A text thinks in the order of the grammar's ``order``: what is asked, what it
+would take, doubts, and last the decision. Its first sentence and its last are written first, then one for each place
+that is written once, then one more for each of the others in turn until the words are used up. No bullet is used twice
+in one text, and the last sentences are chosen to fit, so a text ends where a sentence does and is rarely more than a few
+words short of its length.
 
 A text is a function of the row, the seed and the attempt, and of nothing else: not of the batch, the process or the
 machine. Texts of one row at different lengths begin alike.
@@ -14,26 +16,32 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pipeline import templates
 from pipeline.errors import InputError
+from pipeline.filters.language import hardly_in
 from pipeline.judges import Stance
-from pipeline.samplers import PrefillRequest, Thought
-from pipeline.samplers.grounding import Grounding, ground
+from pipeline.samplers import PrefillRequest, Thought, Unwritable
+from pipeline.samplers.grounding import QUOTED, Grounding, ground, plain
 from pipeline.templates import Template
 from pipeline.thinking import cut_prefix
 
-_T = TypeVar("_T")
-
 _TEMPLATES: dict[Stance, str] = {"complies": "template-comply", "refuses": "template-refuse"}
-_LAYOUTS = ("start", "more")
-_PARAGRAPH = "/"
+_REVISION = "2"
+"""Changes where a text would be another though the grammar files are the same."""
+_FOREIGN = "prompt is in another language than the grammar's, English"
+_NO_ASK = "prompt has no words that ask for anything"
+
+_ORDER = "order"
+_PARAGRAPH, _MANY = "/", "+"
+_OPENING = 2 / 3
+"""The first sentence has at most this share of the words: the last must have room."""
 _ENOUGH = 0.8
 """A text is long enough from this share of its words on."""
-_TRIES = 12
+_TRIES = 4
 """Sentences of a kind that are tried before the text counts as full."""
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -43,6 +51,8 @@ _TOKEN = re.compile(
 _ARTICLE = re.compile(r"\b([Aa])\(n\)(\s+[\"“]?)(\w+)")
 _VOWEL_SOUND = re.compile(r"(?!uni|us[aeiu]|ut[ei]|eu|ubiq|one\b|once\b)[aeiou]|hour|honest|hono|heir", re.IGNORECASE)
 _SENTENCE_START = re.compile(r"[.!?] [a-z]")
+_PLACE = re.compile(r"\{(\w+)\}")
+_QUOTED_END = re.compile(r"([?!])”\.")
 
 
 class Variable(NamedTuple):
@@ -61,23 +71,19 @@ Phrase = tuple["str | Variable | Choice", ...]
 """What is written in a row: plain text, fragments of the prompt and choices."""
 
 
-class Sentence(NamedTuple):
-    """One bullet that a layout may call for, and the variables in it."""
+class Place(NamedTuple):
+    """A place in the order of a thought: its non-terminal, whether it may have many sentences, the gap before it."""
 
-    phrase: Phrase
-    variables: frozenset[str]
+    name: str
+    many: bool
+    gap: str
 
 
 class Grammar(NamedTuple):
-    """A parsed grammar: the layouts of a text's beginning and of its going on, and the sentences by non-terminal.
+    """A parsed grammar: the places of a text in their order, and the sentences by non-terminal."""
 
-    ``recurring`` are the non-terminals that ``more`` calls for: a text can go on as long as one of them has a sentence.
-    """
-
-    start: tuple[Phrase, ...]
-    more: tuple[Phrase, ...]
-    sentences: dict[str, tuple[Sentence, ...]]
-    recurring: tuple[str, ...]
+    order: tuple[Place, ...]
+    sentences: dict[str, tuple[Phrase, ...]]
 
 
 class TemplateSampler:
@@ -88,7 +94,7 @@ class TemplateSampler:
         self.name = name
         self.engine = "template"
         self.model: str | None = None
-        self.revision: str | None = None
+        self.revision: str | None = _REVISION
         self.parameters: dict[str, object] = {}
 
     def template(self, stance: Stance | None) -> str:
@@ -101,9 +107,18 @@ class TemplateSampler:
         return ()
 
     async def sample(self, request: PrefillRequest) -> Thought:
-        """A text of at most `words` words. It is written here and now: there is nothing to wait for."""
-        grounding = ground(request.prompt, request.category)
-        return Thought(write(parse(_template(request.stance)), grounding, request.words, random.Random(_seed(request))))
+        """A text of at most `words` words. It is written here and now: there is nothing to wait for.
+
+        Raises:
+            Unwritable: the prompt is in another language than the grammar's, or has no words.
+        """
+        grammar = parse(_template(request.stance))
+        grounding = ground(request.prompt, min(QUOTED, max(1, request.words // 3)))
+        if grounding is None:
+            raise Unwritable(_NO_ASK)
+        if hardly_in("en", plain(request.prompt)):
+            raise Unwritable(_FOREIGN)
+        return Thought(write(grammar, grounding, request.words, _seed(request)))
 
 
 def _template(stance: Stance | None) -> Template:
@@ -121,99 +136,90 @@ def _seed(request: PrefillRequest) -> int:
 # --- Writing
 
 
-def write(grammar: Grammar, grounding: Grounding, words: int, rng: random.Random) -> str:
+def write(grammar: Grammar, grounding: Grounding, words: int, seed: int) -> str:
     """Write one text of at most `words` words, and of at least four fifths of that where the grammar holds enough.
 
     Where not even one opening fits, the opening is cut at the word.
     """
-    return _Writer(grammar, grounding, words, rng.random).text()
+    return _Writer(grammar, grounding, words, seed).text()
 
 
 class _Writer:
-    """One text in the making: what is written, the words that are left, and the sentences not used yet."""
+    """One text in the making: what is written at each place, the words that are left, the sentences not used yet.
 
-    def __init__(self, grammar: Grammar, grounding: Grounding, words: int, draw: Callable[[], float]) -> None:
-        self._grammar = grammar
+    Every place has a chance of its own, so that what is written there doesn't depend on how much is written elsewhere.
+    """
+
+    def __init__(self, grammar: Grammar, grounding: Grounding, words: int, seed: int) -> None:
+        self._order = grammar.order
         self._values = grounding._asdict()
         self._words = self._left = words
-        self._draw = draw
-        self._out: list[str] = []
-        missing = frozenset(name for name, value in self._values.items() if not value)
-        self._unused = {
-            name: [sentence for sentence in sentences if missing.isdisjoint(sentence.variables)]
-            for name, sentences in grammar.sentences.items()
-        }
+        self._unused = [list(grammar.sentences[place.name]) for place in grammar.order]
+        self._draws = [random.Random(seed + at).random for at in range(len(grammar.order))]
+        self._out: list[list[str]] = [[] for _ in grammar.order]
 
     def text(self) -> str:
-        """Lay out sentences until one no longer fits, then fill up with shorter ones if that is too little."""
-        for name, gap in self._plan():
-            if not self._add(name, gap, tries=_TRIES):
-                break
-        names = list(self._grammar.recurring)
-        while self._out and names and self._left > self._words * (1 - _ENOUGH):
-            if not self._add(names[-1], " ", tries=len(self._unused[names[-1]])):
-                names.pop()
-        return "".join(self._out) or cut_prefix(self._opening(), self._words).text
+        """The ends first, then what stands between them, in turns until nothing fits."""
+        last = len(self._order) - 1
+        if not self._add(0, len(self._unused[0]), most=int(self._words * _OPENING)):
+            return cut_prefix(self._draw(0)[1], self._words).text
+        self._add(last, len(self._unused[last]))
+        for at in range(1, last):
+            if not self._order[at].many:
+                self._add(at, _TRIES)
+        many = [at for at in range(1, last) if self._order[at].many]
+        turns = many
+        while turns:
+            turns = [at for at in turns if self._add(at, _TRIES)]
+        while many and self._left > self._words * (1 - _ENOUGH):
+            if not self._add(many[-1], len(self._unused[many[-1]])):
+                many.pop()
+        return self._joined()
 
-    def _plan(self) -> Iterator[tuple[str, str]]:
-        """The non-terminals to write next, each with the gap before it, while there are sentences left for them."""
-        run_on = 0.6 * self._draw()
-        gap = ""
-        layout = self._pick(self._grammar.start)
-        following: list[Phrase] = []
-        while True:
-            for name in self._expand(layout).split():
-                if name == _PARAGRAPH:
-                    gap = "\n\n"
-                elif self._unused[name]:
-                    yield name, gap
-                    gap = " "
-            if not any(self._unused[name] for name in self._grammar.recurring):
-                return
-            following = following or list(self._grammar.more)
-            layout = self._take(following, self._index(following))
-            gap = " " if self._draw() < run_on else "\n\n"
+    def _joined(self) -> str:
+        text, gap = "", ""
+        for place, sentences in zip(self._order, self._out, strict=True):
+            gap = place.gap if place.gap != " " else gap or " "
+            if sentences:
+                text += (gap if text else "") + " ".join(sentences)
+                gap = ""
+        return text
 
-    def _add(self, name: str, gap: str, tries: int) -> bool:
-        """Write a sentence of this non-terminal that fits and was not used; False if `tries` of them don't fit."""
-        unused = self._unused[name]
-        for _ in range(min(tries, len(unused))):
-            at = self._index(unused)
-            sentence = _polish(self._expand(unused[at].phrase))
+    def _add(self, at: int, tries: int, most: int | None = None) -> bool:
+        """Write a sentence at a place that fits and was not used; False if `tries` of them don't fit."""
+        most = self._left if most is None else most
+        for _ in range(min(tries, len(self._unused[at])) if most else 0):
+            index, sentence = self._draw(at)
             length = len(sentence.split())
-            if length <= self._left:
-                self._take(unused, at)
+            if length <= most:
+                unused = self._unused[at]
+                unused[index] = unused[-1]
+                unused.pop()
                 self._left -= length
-                self._out += (gap, sentence)
+                self._out[at].append(sentence)
                 return True
         return False
 
-    def _opening(self) -> str:
-        first = self._expand(self._pick(self._grammar.start)).split()[0]
-        return _polish(self._expand(self._pick(self._grammar.sentences[first]).phrase))
+    def _draw(self, at: int) -> tuple[int, str]:
+        unused, draw = self._unused[at], self._draws[at]
+        index = int(draw() * len(unused))
+        sentence = _polish(expand(unused[index], draw))
+        return index, _QUOTED_END.sub(r"\1”", _PLACE.sub(lambda found: self._values[found[1]], sentence))
 
-    def _expand(self, phrase: Phrase) -> str:
-        text = ""
-        for part in phrase:
-            if isinstance(part, str):
-                text += part
-            elif isinstance(part, Choice):
-                options = part.options
-                option = options[int(self._draw() * len(options))]
-                text += option if isinstance(option, str) else self._expand(option)
-            else:
-                text += self._values[part.name]
-        return text
 
-    def _index(self, items: Sequence[object]) -> int:
-        return int(self._draw() * len(items))
-
-    def _pick(self, items: Sequence[_T]) -> _T:
-        return items[self._index(items)]
-
-    def _take(self, items: list[_T], at: int) -> _T:
-        items[at], items[-1] = items[-1], items[at]
-        return items.pop()
+def expand(phrase: Phrase, draw: Callable[[], float]) -> str:
+    """One way to write a phrase, with its variables' names in braces; `draw` gives numbers from 0 to 1."""
+    text = ""
+    for part in phrase:
+        if isinstance(part, str):
+            text += part
+        elif isinstance(part, Choice):
+            options = part.options
+            option = options[int(draw() * len(options))]
+            text += option if isinstance(option, str) else expand(option, draw)
+        else:
+            text += "{" + part.name + "}"
+    return text
 
 
 def _polish(sentence: str) -> str:
@@ -252,17 +258,12 @@ class _Parser:
         self._open: list[str] = []
 
     def grammar(self) -> Grammar:
-        start, more = (self._layouts(name) for name in _LAYOUTS)
-        called = {name: _names(layouts) for name, layouts in zip(_LAYOUTS, (start, more), strict=True)}
-        recurring = tuple(dict.fromkeys(called["more"]))
-        sentences = {
-            name: tuple(Sentence(phrase, frozenset(_variables(phrase))) for phrase in self._alternatives(name))
-            for name in dict.fromkeys((*called["start"], *recurring))
-        }
+        order = self._order()
+        sentences = {place.name: self._alternatives(place.name) for place in order}
         for name in self._sections:
-            if name not in self._parsed and name not in _LAYOUTS:
+            if name not in self._parsed and name != _ORDER:
                 raise self._error(name, "nothing uses this section; put {" + name + "} where it belongs or remove it")
-        return Grammar(start, more, sentences, recurring)
+        return Grammar(order, sentences)
 
     def _error(self, section: str, problem: str) -> InputError:
         return InputError(f"prompts/{self._template.id}.md, section '{section}': {problem}.")
@@ -287,20 +288,26 @@ class _Parser:
         for name, bullets in sections.items():
             if not bullets:
                 raise self._error(name, "it has no bullet; give it at least one alternative")
-        for name in _LAYOUTS:
-            if name not in sections:
-                raise self._error(name, "it is missing; add '## " + name + "' with the layouts of a text")
+        if _ORDER not in sections:
+            raise self._error(_ORDER, "it is missing; add '## order' with the places of a text")
         return sections
 
-    def _layouts(self, name: str) -> tuple[Phrase, ...]:
-        """The bullets of `start` or `more`, with the non-terminals they call for as plain names."""
-        layouts = tuple(self._phrase(name, bullet, lambda called: called) for bullet in self._sections[name])
-        for word in _names(layouts):
-            if word not in self._sections or word in _LAYOUTS:
-                raise self._error(
-                    name, f"{word!r} is no sentence section; a layout holds only their names in braces and '/'"
-                )
-        return layouts
+    def _order(self) -> tuple[Place, ...]:
+        """The places that the bullet of `order` lists."""
+        places: list[Place] = []
+        gap = " "
+        for word in " ".join(self._sections[_ORDER]).split():
+            name = word.removesuffix(_MANY)
+            if word == _PARAGRAPH:
+                gap = "\n\n"
+            elif name[:1] + name[-1:] == "{}" and name[1:-1] in self._sections and name[1:-1] != _ORDER:
+                places.append(Place(name[1:-1], word.endswith(_MANY), gap))
+                gap = " "
+            else:
+                raise self._error(_ORDER, f"{word!r} is no sentence section in braces, nor '/'")
+        if len(places) < 2 or places[0].many or places[-1].many:
+            raise self._error(_ORDER, "a text needs a first and a last sentence; put places without '+' at both ends")
+        return tuple(places)
 
     def _alternatives(self, name: str) -> tuple[Phrase, ...]:
         """The alternatives of a non-terminal, with those it calls for put in."""
@@ -367,22 +374,3 @@ def _choice(options: Sequence[Phrase]) -> Choice:
     plain = ["".join(part for part in option if isinstance(part, str)) for option in options]
     pairs = zip(options, plain, strict=True)
     return Choice(tuple(text if option in ((), (text,)) else option for option, text in pairs))
-
-
-def _parts(phrase: Phrase) -> Iterator[str | Variable]:
-    """Everything that a phrase may write, in order."""
-    for part in phrase:
-        if isinstance(part, Choice):
-            for option in part.options:
-                yield from _parts((option,) if isinstance(option, str) else option)
-        else:
-            yield part
-
-
-def _names(layouts: Sequence[Phrase]) -> list[str]:
-    parts = [part for layout in layouts for part in _parts(layout) if isinstance(part, str)]
-    return [word for word in " ".join(parts).split() if word != _PARAGRAPH]
-
-
-def _variables(phrase: Phrase) -> Iterator[str]:
-    return (part.name for part in _parts(phrase) if isinstance(part, Variable))

@@ -22,7 +22,7 @@ from pipeline.judges.opening import Judged, open_judges
 from pipeline.ledger import REFUSED as LEDGER_REFUSED
 from pipeline.recipe import Arm, Judges, Prefill, SamplerConfig, ServedModel
 from pipeline.runner import Progress, Silent
-from pipeline.samplers import PrefillRequest, Sampler, Thought
+from pipeline.samplers import PrefillRequest, Sampler, Thought, Unwritable
 from pipeline.samplers.model import ModelSampler
 from pipeline.samplers.opening import open_samplers
 from pipeline.schema import SAMPLES
@@ -277,8 +277,10 @@ async def _try(place: int, first: int, row: dict[str, Any], station: _Station, t
         try:
             thought = await station.sampler.sample(request)
         except Refused as outcome:
-            result = dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": refused(str(outcome))}
+            result = _nothing(refused(str(outcome)))
             final = outcome.finish == LEDGER_REFUSED
+        except Unwritable as why:
+            result, final = _nothing(str(why)), True
         else:
             result = await judge_thought(thought, request, station.prefill, station.sampler, station.judge)
         result |= {"row": place, "arm": station.arm}
@@ -287,6 +289,10 @@ async def _try(place: int, first: int, row: dict[str, Any], station: _Station, t
         if final or result["reason"] is None:
             break
     return result
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    return dict.fromkeys(("prefill", "sampling", "verdict")) | {"reason": reason}
 
 
 async def judge_thought(

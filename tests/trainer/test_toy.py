@@ -41,7 +41,7 @@ mixture:
   harmful: {rows: 60, prefill: {sampler: template, share: 0.5, words: 30, min_words: 12}}
   benign: {rows: 60, prefill: {sampler: template, share: 0.5, words: 30, min_words: 12}}
 """
-STEPS, LENGTH = 40, 10
+STEPS, LENGTH = 60, 10
 SETTINGS: dict[str, Any] = {
     "max_steps": STEPS,
     "max_completion_length": LENGTH,
