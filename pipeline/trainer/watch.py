@@ -33,7 +33,7 @@ class Stop(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     unscored: float = Field(default=0.25, ge=0, le=1)
-    short: float = Field(default=0.75, ge=0, le=1)
+    short: float = Field(default=0.9, ge=0, le=1)
     steps: int = Field(default=5, ge=1)
 
 

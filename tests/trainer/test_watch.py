@@ -64,9 +64,9 @@ def test_steps_without_rollouts_to_judge_neither_count_nor_excuse() -> None:
 
 
 def test_groups_that_stay_missing_are_an_end() -> None:
-    watch, _ = watched(Stop(steps=2), step(short=7), step(short=8))
-    assert "94% were missing in 2 steps in a row" in watch.verdict
-    assert not watched(Stop(steps=2), *[step(short=6)] * 5)[0].verdict
+    watch, _ = watched(Stop(steps=2), step(short=8), step(short=8))
+    assert "100% were missing in 2 steps in a row" in watch.verdict
+    assert not watched(Stop(steps=2), *[step(short=7)] * 5)[0].verdict
 
 
 def test_without_a_stop_it_is_told_again_and_again() -> None:

@@ -56,9 +56,9 @@ overrides=(
     +trainer.v1.sampler.sampler_kwargs.tau=0.95
     +trainer.v1.sampler.sampler_kwargs.max_refills=3
 
-    # The training stops where over a quarter of a reward's answers are unscored, or over three quarters of the prompts
+    # The training stops where over a quarter of a reward's answers are unscored, or over nine tenths of the prompts
     # missing, in five steps in a row. null only warns.
-    '+trainer.v1.sampler.sampler_kwargs.stop={unscored: 0.25, short: 0.75, steps: 5}'
+    '+trainer.v1.sampler.sampler_kwargs.stop={unscored: 0.25, short: 0.9, steps: 5}'
 
     # Rewards: one process, whose engine bounds what the judges are asked at once. `naive` hands on what the agent loop
     # found, which the manager called `dapo` doesn't.
