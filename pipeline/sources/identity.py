@@ -89,5 +89,10 @@ def row_id(domain: str, prompt_turns: list[str]) -> str:
 
     The same prompt keeps its id in every version of a mixture, whatever its source, case or white space.
     """
-    parts = [part.encode("utf-8", "surrogatepass") for part in [domain, *map(caseless, prompt_turns)]]
+    return caseless_id(domain, [caseless(turn) for turn in prompt_turns])
+
+
+def caseless_id(domain: str, caseless_turns: list[str]) -> str:
+    """`row_id` of turns that are caseless already."""
+    parts = [part.encode("utf-8", "surrogatepass") for part in [domain, *caseless_turns]]
     return hashlib.blake2b(b"".join(b"%d:%b" % (len(part), part) for part in parts), digest_size=16).hexdigest()
