@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.clean.edits import content, edited, neighbourhoods, tokens
+from pipeline.clean.edits import LEAST, MOST, content, edited, neighbourhoods, tokens
 from pipeline.clean.sketch import bands, batches, code_points, estimate, estimate_floor, jaccard, sketch, windows
 from pipeline.words import UNSPACED
 
@@ -127,16 +127,18 @@ class EvaluationIndex:
         if not len(self._texts):
             return []
         found: list[Hit] = []
-        edits: list[Hit] = []
+        short: list[tuple[Hashes, Indices, Indices]] = []
         for start, stop in batches([len(t) for t in texts], most=1024):
-            some, words = texts[start:stop], _words(texts[start:stop])
-            found += [hit._replace(row=hit.row + start) for hit in self._by_words(some, *words)]
-            edits += [hit._replace(row=hit.row + start) for hit in self._edited(some, *words)]
+            words, bounds = _words(texts[start:stop])
+            found += [hit._replace(row=hit.row + start) for hit in self._by_words(texts[start:stop], words, bounds)]
+            lengths = np.diff(bounds)
+            few = (lengths >= LEAST) & (lengths <= MOST)
+            short.append((words[np.repeat(few, lengths)], lengths[few], np.flatnonzero(few) + start))
         best: dict[int, Hit] = {}
         for hit in chain(found, self._near(texts, sketches)):
             if hit.row not in best or hit.similarity > best[hit.row].similarity:
                 best[hit.row] = hit
-        for hit in edits:
+        for hit in self._edited(texts, *map(np.concatenate, zip(*short, strict=True))) if short else ():
             best.setdefault(hit.row, hit)
         return [best[row] for row in sorted(best)]
 
@@ -163,10 +165,13 @@ class EvaluationIndex:
             if covered >= self._coverage:
                 yield Hit(row, evaluation, "n-grams", covered)
 
-    def _edited(self, texts: Sequence[str], words: Hashes, bounds: Indices) -> Iterator[Hit]:
-        """Texts that differ in a word or two from an evaluation text, the most alike of each first."""
-        for hashes, owners in neighbourhoods(words, bounds):
-            found = dict.fromkeys(self._edits.find(hashes, owners.__getitem__))
+    def _edited(self, texts: Sequence[str], words: Hashes, lengths: Indices, rows: Indices) -> Iterator[Hit]:
+        """Texts that differ in a word or two from an evaluation text, the most alike of each first.
+
+        `words` are those of the texts at the places `rows`, each of which has so many of them.
+        """
+        for hashes, owners in neighbourhoods(words, np.concatenate(([0], np.cumsum(lengths)))):
+            found = dict.fromkeys(self._edits.find(hashes, rows[owners].__getitem__))
             alike = [(edited(tokens(texts[row]), self._tokens(text)), row, text) for row, text in found]
             for share, row, text in sorted(alike, key=lambda hit: (-hit[0], hit[1:])):
                 if share:
@@ -209,9 +214,10 @@ def _covered(text: Sequence[str], evaluation: Sequence[str]) -> float:
 
 def _tells(words: Hashes, bounds: Indices, width: int) -> npt.NDArray[np.bool_]:
     """For each text whether `width` words of it are enough to be looked for in others."""
-    if width >= _SHORTEST_UNSPACED:
+    alone = words & _UNSPACED_WORD
+    if width >= _SHORTEST_UNSPACED or not alone.any():
         return np.ones(len(bounds) - 1, dtype=bool)
-    unspaced = np.concatenate(([0], np.cumsum(words & _UNSPACED_WORD, dtype=np.int64)))
+    unspaced = np.concatenate(([0], np.cumsum(alone, dtype=np.int64)))
     told: npt.NDArray[np.bool_] = unspaced[bounds[1:]] == unspaced[bounds[:-1]]
     return told
 

@@ -115,7 +115,10 @@ def clean(prompts: Sequence[str], evaluations: Sequence[str]) -> Outcome:
     first: dict[str, int] = {}
     twins = {place: first[key] for place, key in enumerate(ids) if first.setdefault(key, place) != place}
     order = [first[key] for key in sorted(first)]
-    texts = [normalise(plain[place]) for place in order]
+    texts = [
+        plain[place] if plain[place].isascii() and "&" not in plain[place] else normalise(prompts[place])
+        for place in order
+    ]
     sketches = sketch(texts)
     duplicates, _ = near_duplicates(sketches, texts.__getitem__, np.zeros(len(texts), np.int32), THRESHOLD)
     twins |= {order[duplicate.row]: order[duplicate.twin] for duplicate in duplicates}
