@@ -130,9 +130,11 @@ class EvaluationIndex:
         short: list[tuple[Hashes, Indices, Indices]] = []
         for start, stop in batches([len(t) for t in texts], most=1024):
             words, bounds = _words(texts[start:stop])
-            found += [hit._replace(row=hit.row + start) for hit in self._by_words(texts[start:stop], words, bounds)]
+            hits = list(self._by_words(texts[start:stop], words, bounds))
+            found += [hit._replace(row=hit.row + start) for hit in hits]
             lengths = np.diff(bounds)
             few = (lengths >= LEAST) & (lengths <= MOST)
+            few[[hit.row for hit in hits]] = False
             short.append((words[np.repeat(few, lengths)], lengths[few], np.flatnonzero(few) + start))
         best: dict[int, Hit] = {}
         for hit in chain(found, self._near(texts, sketches)):

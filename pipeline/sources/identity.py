@@ -56,7 +56,10 @@ def normalise(text: str) -> str:
 def _unmasked(text: str) -> str:
     unseen, looks, mark = _tables()
     if not text.isascii():
-        text = unicodedata.normalize("NFKD", text).translate(unseen)
+        text = unicodedata.normalize("NFKD", text)
+        for letter in sorted(set(text)):
+            if (plain := unseen.get(ord(letter))) is not None:
+                text = text.replace(letter, plain)
     if not text.isascii():
         text = unicodedata.normalize("NFC", mark.sub("", text))
         if _LATIN.search(text):
