@@ -196,7 +196,7 @@ def disguises(text: str, rng: random.Random, vocabulary: Sequence[str]) -> dict[
         **{name: re.sub(r"(?<=\w)(?=\w)", mark, text) for name, mark in inserted.items()},
         "homoglyphs": text.translate(lookalikes),
         "HTML entities": "".join(f"&#{ord(letter)};" for letter in text),
-        "mathematical letters": "".join(chr(0x1D3F9 + ord(c)) if "a" <= c <= "z" else c for c in text),
+        "mathematical letters": "".join(chr(0x1D3B9 + ord(c)) if "a" <= c <= "z" else c for c in text),
         "one word": one_word_changed(text, vocabulary, rng),
         "two words": one_word_changed(one_word_changed(text, vocabulary, rng), vocabulary, rng),
         "How to": re.sub("^How (?:can|do) I", "How to", text),
