@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.clean.edits import content, edited, neighbourhoods, tokens
+from pipeline.clean.edits import LEAST, MOST, content, edited, neighbourhoods, tokens
 from pipeline.clean.sketch import bands, batches, code_points, estimate, estimate_floor, jaccard, sketch, windows
 from pipeline.words import UNSPACED
 
@@ -41,6 +41,7 @@ _BANDS = 32
 """These find all but one in 6,000 of the pairs that are as close as `SIMILAR`."""
 _BAND_SHIFT = np.uint32(16)
 _UNSPACED_WORD = np.uint64(1)
+_ALONE = 2
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
@@ -125,24 +126,25 @@ class EvaluationIndex:
         """The leaked prompts among normalised `texts`, by place; of several hits the most similar, then the first."""
         if not len(self._texts):
             return []
+        found: list[Hit] = []
+        short: list[tuple[Hashes, Indices, Indices]] = []
+        for start, stop in batches([len(t) for t in texts], most=1024):
+            words, bounds = _words(texts[start:stop])
+            hits = list(self._by_words(texts[start:stop], words, bounds))
+            found += [hit._replace(row=hit.row + start) for hit in hits]
+            lengths = np.diff(bounds)
+            few = (lengths >= LEAST) & (lengths <= MOST)
+            few[[hit.row for hit in hits]] = False
+            short.append((words[np.repeat(few, lengths)], lengths[few], np.flatnonzero(few) + start))
         best: dict[int, Hit] = {}
-        for hit in chain(self._by_words(texts), self._near(texts, sketches)):
+        for hit in chain(found, self._near(texts, sketches)):
             if hit.row not in best or hit.similarity > best[hit.row].similarity:
                 best[hit.row] = hit
-        for start, stop in batches([len(t) for t in texts], most=1024):
-            for hit in self._edited(texts[start:stop]):
-                row = hit.row + start
-                if row not in best:
-                    best[row] = hit._replace(row=row)
+        for hit in self._edited(texts, *map(np.concatenate, zip(*short, strict=True))) if short else ():
+            best.setdefault(hit.row, hit)
         return [best[row] for row in sorted(best)]
 
-    def _by_words(self, texts: Sequence[str]) -> Iterator[Hit]:
-        for start, stop in batches([len(t) for t in texts], most=1024):
-            for hit in self._by_words_of_few(texts[start:stop]):
-                yield hit._replace(row=hit.row + start)
-
-    def _by_words_of_few(self, texts: Sequence[str]) -> Iterator[Hit]:
-        words, bounds = _words(texts)
+    def _by_words(self, texts: Sequence[str], words: Hashes, bounds: Indices) -> Iterator[Hit]:
         hashes, rows = _whole(words, bounds)
         for row, evaluation in self._whole.find(hashes, rows.__getitem__):
             yield Hit(row, evaluation, "exact", 1.0)
@@ -165,10 +167,13 @@ class EvaluationIndex:
             if covered >= self._coverage:
                 yield Hit(row, evaluation, "n-grams", covered)
 
-    def _edited(self, texts: Sequence[str]) -> Iterator[Hit]:
-        """Texts that differ in a word or two from an evaluation text, the most alike of each first."""
-        for hashes, owners in neighbourhoods(*_words(texts)):
-            found = dict.fromkeys(self._edits.find(hashes, owners.__getitem__))
+    def _edited(self, texts: Sequence[str], words: Hashes, lengths: Indices, rows: Indices) -> Iterator[Hit]:
+        """Texts that differ in a word or two from an evaluation text, the most alike of each first.
+
+        `words` are those of the texts at the places `rows`, each of which has so many of them.
+        """
+        for hashes, owners in neighbourhoods(words, np.concatenate(([0], np.cumsum(lengths)))):
+            found = dict.fromkeys(self._edits.find(hashes, rows[owners].__getitem__))
             alike = [(edited(tokens(texts[row]), self._tokens(text)), row, text) for row, text in found]
             for share, row, text in sorted(alike, key=lambda hit: (-hit[0], hit[1:])):
                 if share:
@@ -211,9 +216,10 @@ def _covered(text: Sequence[str], evaluation: Sequence[str]) -> float:
 
 def _tells(words: Hashes, bounds: Indices, width: int) -> npt.NDArray[np.bool_]:
     """For each text whether `width` words of it are enough to be looked for in others."""
-    if width >= _SHORTEST_UNSPACED:
+    alone = words & _UNSPACED_WORD
+    if width >= _SHORTEST_UNSPACED or not alone.any():
         return np.ones(len(bounds) - 1, dtype=bool)
-    unspaced = np.concatenate(([0], np.cumsum(words & _UNSPACED_WORD, dtype=np.int64)))
+    unspaced = np.concatenate(([0], np.cumsum(alone, dtype=np.int64)))
     told: npt.NDArray[np.bool_] = unspaced[bounds[1:]] == unspaced[bounds[:-1]]
     return told
 
@@ -250,15 +256,18 @@ def _words(texts: Sequence[str]) -> tuple[Hashes, Indices]:
     script without spaces."""
     flat, offsets = code_points([f"{t} " for t in texts])
     kinds = np.take(_kinds(), flat.astype(np.int64), mode="clip")
-    inside = kinds > 0
-    before = np.concatenate(([0], kinds[:-1]))
-    starts = np.flatnonzero(inside & ((kinds != before) | (kinds == 2)))
+    inside = kinds.astype(bool)
+    new = inside & ~np.concatenate(([False], inside[:-1]))
+    alone = kinds == _ALONE
+    if alone.any():
+        new |= alone | (inside & np.concatenate(([False], alone[:-1])))
+    starts = np.flatnonzero(new)
     bounds = np.searchsorted(starts, offsets)
     if not len(starts):
         return flat[:0], bounds
     powers, inverses = _powers(len(flat).bit_length())
     sums = np.add.reduceat(flat * powers[: len(flat)] * inside, starts)
-    return _mix(sums * inverses[starts]) & ~_UNSPACED_WORD | (kinds[starts] == 2), bounds
+    return _mix(sums * inverses[starts]) & ~_UNSPACED_WORD | alone[starts], bounds
 
 
 @cache
@@ -279,7 +288,9 @@ def _mix(values: Hashes) -> Hashes:
 
 @cache
 def _kinds() -> npt.NDArray[np.uint8]:
-    """For each code point up to `_LAST_LETTER` 1 where it belongs to a word, 2 where it is one, else 0."""
-    alone = re.compile(f"[{UNSPACED}]")
-    points = map(chr, range(_LAST_LETTER + 1))
-    return np.array([point.isalnum() and 1 + bool(alone.match(point)) for point in points], dtype=np.uint8)
+    """For each code point up to `_LAST_LETTER` 1 where it belongs to a word, `_ALONE` where it is one, else 0."""
+    points = "".join(map(chr, range(_LAST_LETTER + 1)))
+    kinds = np.fromiter(map(str.isalnum, points), dtype=np.uint8, count=len(points))
+    for unspaced in re.finditer(f"[{UNSPACED}]+", points):
+        kinds[slice(*unspaced.span())] *= _ALONE
+    return kinds

@@ -53,7 +53,7 @@ class Sentences:
                 f"clean.decontaminate.semantic needs sentence-transformers ({error}): pip install "
                 "'recap-data[semantic]', or remove semantic:."
             ) from error
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._model: Any = SentenceTransformer(model, revision=revision, device="cpu")
             table = self._model[0].auto_model.get_input_embeddings().weight.detach().float().numpy()

@@ -56,7 +56,10 @@ def normalise(text: str) -> str:
 def _unmasked(text: str) -> str:
     unseen, looks, mark = _tables()
     if not text.isascii():
-        text = unicodedata.normalize("NFKD", text).translate(unseen)
+        text = unicodedata.normalize("NFKD", text)
+        for letter in sorted(set(text)):
+            if (plain := unseen.get(ord(letter))) is not None:
+                text = text.replace(letter, plain)
     if not text.isascii():
         text = unicodedata.normalize("NFC", mark.sub("", text))
         if _LATIN.search(text):
@@ -89,5 +92,10 @@ def row_id(domain: str, prompt_turns: list[str]) -> str:
 
     The same prompt keeps its id in every version of a mixture, whatever its source, case or white space.
     """
-    parts = [part.encode("utf-8", "surrogatepass") for part in [domain, *map(caseless, prompt_turns)]]
+    return caseless_id(domain, [caseless(turn) for turn in prompt_turns])
+
+
+def caseless_id(domain: str, caseless_turns: list[str]) -> str:
+    """`row_id` of turns that are caseless already."""
+    parts = [part.encode("utf-8", "surrogatepass") for part in [domain, *caseless_turns]]
     return hashlib.blake2b(b"".join(b"%d:%b" % (len(part), part) for part in parts), digest_size=16).hexdigest()

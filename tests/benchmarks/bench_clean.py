@@ -31,7 +31,7 @@ from datasketch import MinHash, MinHashLSH
 from pipeline.clean.decontaminate import EvaluationIndex
 from pipeline.clean.dedupe import LISTED, near_duplicates
 from pipeline.clean.sketch import bands, estimate, estimate_floor, sketch
-from pipeline.sources.identity import normalise, row_id
+from pipeline.sources.identity import caseless, caseless_id, normalise
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 THRESHOLD = 0.8
@@ -110,11 +110,15 @@ def one_word_changed(prompt: str, vocabulary: Sequence[str], rng: random.Random)
 def clean(prompts: Sequence[str], evaluations: Sequence[str]) -> Outcome:
     """Clean the prompts with `pipeline.clean`, from their text to the rows that stay."""
     began = time.perf_counter()
-    ids = [row_id("math", [prompt]) for prompt in prompts]
+    plain = [caseless(prompt) for prompt in prompts]
+    ids = [caseless_id("math", [text]) for text in plain]
     first: dict[str, int] = {}
     twins = {place: first[key] for place, key in enumerate(ids) if first.setdefault(key, place) != place}
     order = [first[key] for key in sorted(first)]
-    texts = [normalise(prompts[place]) for place in order]
+    texts = [
+        plain[place] if plain[place].isascii() and "&" not in plain[place] else normalise(prompts[place])
+        for place in order
+    ]
     sketches = sketch(texts)
     duplicates, _ = near_duplicates(sketches, texts.__getitem__, np.zeros(len(texts), np.int32), THRESHOLD)
     twins |= {order[duplicate.row]: order[duplicate.twin] for duplicate in duplicates}
@@ -192,7 +196,7 @@ def disguises(text: str, rng: random.Random, vocabulary: Sequence[str]) -> dict[
         **{name: re.sub(r"(?<=\w)(?=\w)", mark, text) for name, mark in inserted.items()},
         "homoglyphs": text.translate(lookalikes),
         "HTML entities": "".join(f"&#{ord(letter)};" for letter in text),
-        "mathematical letters": "".join(chr(0x1D3F9 + ord(c)) if "a" <= c <= "z" else c for c in text),
+        "mathematical letters": "".join(chr(0x1D3B9 + ord(c)) if "a" <= c <= "z" else c for c in text),
         "one word": one_word_changed(text, vocabulary, rng),
         "two words": one_word_changed(one_word_changed(text, vocabulary, rng), vocabulary, rng),
         "How to": re.sub("^How (?:can|do) I", "How to", text),

@@ -144,5 +144,5 @@ def test_a_model_that_is_nowhere_is_told_before_anything_is_read(tmp_path: Path)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
     (tmp_path / "evals.jsonl").write_text('{"prompt": "b"}\n')
     loaded = LoadedRecipe(parse(RECIPE.replace("MODEL", "./no/such/model"), "meaning.yaml", ()), tmp_path)
-    with pytest.raises(InputError, match="there is no folder .*no/such/model, and no model"):
+    with pytest.raises(InputError, match=r"there is no folder .*no/such/model, and no model"):
         plan(loaded, tmp_path / "out", LocalRunner(1))
