@@ -112,7 +112,7 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
 
     Never raises, whatever the text.
     """
-    lines = plain(prompt).splitlines()
+    lines = [" ".join(map(_shortened, line.split())) for line in plain(prompt).splitlines()]
     sentences = [part for line in lines for part in _sentences(line)]
     whole = " ".join(lines)
     if not _LETTERS.search(whole):
@@ -149,7 +149,7 @@ def plain(prompt: str) -> str:
     text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     while token := control_token(text):
         text = text.replace(token, " ")
-    lines = (" ".join(_shortened(word) for word in line.split()) for line in text.splitlines())
+    lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if any(c.isalnum() or c == "…" for c in line))
 
 
