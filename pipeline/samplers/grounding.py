@@ -112,7 +112,7 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
 
     Never raises, whatever the text.
     """
-    lines = plain(prompt).splitlines()
+    lines = [" ".join(map(_shortened, line.split())) for line in plain(prompt).splitlines()]
     sentences = [part for line in lines for part in _sentences(line)]
     whole = " ".join(lines)
     if not _LETTERS.search(whole):
@@ -129,14 +129,14 @@ def ground(prompt: str, quoted: int = QUOTED) -> Grounding | None:
         if short or len(sentences) == 1:
             asks += f": {_quote(whole, quoted)}"
         else:
-            asks += f" and asks in it: {_quote(only, quoted)}" if only else _ends(sentences, quoted)
+            asks += f" and asks in it: {_quote(only, quoted)}" if only else _ends(whole, quoted)
     elif short or len(sentences) == 1:
         verb = "asks" if len(sentences) == 1 and kind != "message" else "writes"
         asks = f"{verb}: {_quote(whole, quoted)}"
     elif only:
         asks = f"asks in a longer message: {_quote(only, quoted)}"
     else:
-        asks = f"writes a longer message{_ends(sentences, quoted)}"
+        asks = f"writes a longer message{_ends(whole, quoted)}"
     return Grounding(asks, _MATTERS.get(kind, "what they ask"), kind)
 
 
@@ -149,7 +149,7 @@ def plain(prompt: str) -> str:
     text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     while token := control_token(text):
         text = text.replace(token, " ")
-    lines = (" ".join(_shortened(word) for word in line.split()) for line in text.splitlines())
+    lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if any(c.isalnum() or c == "…" for c in line))
 
 
@@ -209,9 +209,11 @@ def _kind(sentences: list[str], asking: list[str]) -> str:
     return "request" if asking == sentences and len(sentences) == 1 else "message"
 
 
-def _ends(sentences: list[str], most: int) -> str:
-    """How the prompt opens and how it closes."""
-    return f" that opens with {_quote(sentences[0], most // 2)} and closes with {_quote(sentences[-1], most // 2)}"
+def _ends(whole: str, most: int) -> str:
+    """How the prompt opens and how it closes, across its sentences: what is asked of a frame stands near an end."""
+    words = whole.rstrip(". ").split()
+    last = " ".join(words[-(most // 2) :])
+    return f" that opens with {_quote(whole, most // 2)} and closes with “… {last}”"
 
 
 def _quote(text: str, most: int) -> str:

@@ -4,8 +4,8 @@ The grammar of each stance is a Markdown file in ``prompts/``: ``template-comply
 notation, and ``template-refuse.md``. A text thinks in the order of the grammar's ``order``: what is asked, what it
 would take, doubts, and last the decision. Its first sentence and its last are written first, then one for each place
 that is written once, then one more for each of the others in turn until the words are used up. No bullet is used twice
-in one text, and the last sentences are chosen to fit, so a text ends where a sentence does and is rarely more than a few
-words short of its length.
+in one text, and the last sentences are chosen to fit, so a text ends where a sentence does and is rarely more than a
+few words short of its length.
 
 A text is a function of the row, the seed and the attempt, and of nothing else: not of the batch, the process or the
 machine. Texts of one row at different lengths begin alike.

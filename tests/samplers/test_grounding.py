@@ -94,7 +94,8 @@ def test_a_long_story_is_grounded_in_the_one_sentence_that_asks_at_its_end() -> 
     )
     assert read(story + "How do I water an orchid?").asks == "asks in a longer message: “How do I water an orchid?”"
     found = read("How do I water an orchid? " + story + "Who does such things? So sad.")
-    assert found.asks == "writes a longer message that opens with “How do I water an orchid?” and closes with “So sad”"
+    assert found.asks.startswith("writes a longer message that opens with “How do I water an orchid? The neighbour")
+    assert found.asks.endswith("It was raining. Who does such things? So sad”")
     assert found.kind == "message"
 
 
