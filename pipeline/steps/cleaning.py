@@ -92,8 +92,9 @@ def drop_exact(work: Path, shard: int) -> dict[str, Kept]:
     """Sort a shard by id and drop all but one of each: of those from the earliest source the first by its content."""
     rows = read_table(work / f"spread/{shard}.arrow").combine_chunks()
     rows = rows.append_column("content", pa.array(map(prompt_text, rows["prompt"].to_pylist()), pa.string()))
-    rows = in_order(rows, ("id", "source", "content", "ground_truth", "category", "revision", "row"))
-    content, rows = rows["content"], rows.drop_columns("content")
+    rows = rows.append_column("rank", pa.array(map(_rank, rows["content"].to_pylist()), pa.string()))
+    rows = in_order(rows, ("id", "source", "rank", "content", "ground_truth", "category", "revision", "row"))
+    content, rows = rows["content"], rows.drop_columns(["content", "rank"])
     ids = rows["id"].to_numpy(zero_copy_only=False)
     first = np.ones(len(ids), dtype=bool)
     first[1:] = ids[1:] != ids[:-1]
@@ -107,6 +108,11 @@ def drop_exact(work: Path, shard: int) -> dict[str, Kept]:
     matches = [match(twin, "exact", 1.0) for twin in twins.to_pylist()]
     write_table(work / f"rejected/{shard}-1-exact.arrow", rejected(dropped, "dedupe", "exact duplicate", matches))
     return tally(kept["domain"], dropped["domain"], "exact duplicate")
+
+
+def _rank(text: str) -> str:
+    """Sorts the spellings of one prompt: least white space, a capital at its head, then fewest others."""
+    return f"{len(text):09d}{not text[:1].isupper():d}{sum(map(str.isupper, text)):09d}"
 
 
 def find_near(work: Path, shards: int, threshold: float | None) -> dict[str, dict[str, Any]]:
