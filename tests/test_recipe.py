@@ -271,7 +271,7 @@ SECRET_KEYS = (
 )
 
 
-@pytest.mark.parametrize("place", ["extra.a.b", "extra.list.0", "chat_template.x", "vllm.x", "model", "tokenizer"])
+@pytest.mark.parametrize("place", ["extra.a.b", "extra.list.0", "template.x", "vllm.x", "model", "tokenizer"])
 @pytest.mark.parametrize("secret", SECRETS)
 def test_a_secret_is_refused_wherever_it_stands_and_is_not_repeated(secret: str, place: str) -> None:
     overrides = ["samplers.t={engine: vllm, model: m, extra: {list: [x]}, vllm: {x: 1}}"]

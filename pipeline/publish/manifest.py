@@ -247,6 +247,10 @@ def check(manifest: Mapping[str, Any], model: type[_Model]) -> _Model:
         raise ManifestError(redacted(f"{MANIFEST}: {_told(errors[0])}")) from None
 
 
+_FORMER = {"tags": "thinking", "chat_template": "template"}
+"""How keys of a model were called in earlier manifests, and what they are called now."""
+
+
 def recipe_of(manifest: Mapping[str, Any], name: str) -> Recipe:
     """The recipe in a manifest. A published one names no servers: it gets an address that nobody answers at.
 
@@ -258,6 +262,9 @@ def recipe_of(manifest: Mapping[str, Any], name: str) -> Recipe:
         configs = data.get(kind)
         for config in configs.values() if isinstance(configs, dict) else ():
             asked = isinstance(config, dict) and config.get("engine") in ("openai", "guard", "rubric")
+            for former, key in _FORMER.items():
+                if isinstance(config, dict) and former in config:
+                    config[key] = config.pop(former)
             if asked and not config.get("base_url"):
                 config["base_url"] = [_NOWHERE]
     if mistakes := list(find(data)):
