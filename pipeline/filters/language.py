@@ -217,7 +217,13 @@ def _in_a_piece(language: str, prompt: str) -> bool:
 def _prose(text: str) -> str:
     if any(sign in text for sign in ("`", "$", "\\", "://")):
         text = _CODE.sub(" ", text)
-    return " ".join(text.translate(_SYMBOLS).split())
+    prose = " ".join(text.translate(_SYMBOLS).split())
+    return prose.lower() if _shouted(prose) else prose
+
+
+def _shouted(prose: str) -> bool:
+    """Whether a text has a third of its letters in capitals, as the model has hardly read any."""
+    return 3 * sum(map(str.isupper, prose)) > sum(map(str.isalpha, prose))
 
 
 def _languages(text: str, least: int) -> dict[str, float]:

@@ -227,7 +227,9 @@ def test_no_shared_prompt_is_refused(shared_data: Path) -> None:
     for stance in STANCES:
         assert _write(_shared_requests(shared_data, stance, 30))
     with (shared_data / "eval" / "xstest_prompts.csv").open(encoding="utf-8", newline="") as file:
-        assert len(_write([_request(row["prompt"], words=30) for row in csv.DictReader(file)])) == 450
+        prompts = [row["prompt"] for row in csv.DictReader(file)]
+    for shouted in (prompts, [prompt.upper() for prompt in prompts]):
+        assert len(_write([_request(prompt, words=30) for prompt in shouted])) == 450
 
 
 @pytest.mark.parametrize("prompt", ["?", "", " \n", "?!", "🙂🙂", "https://example.org/a?b=c", "<br/>", "1 2 3", "…"])
