@@ -1,4 +1,4 @@
-"""Answers read by the marks of the model's own template: every one that TRL ships, and those of models it has none of."""
+"""Answers read by the marks of the model's own template: every one that TRL ships, and some that it doesn't."""
 
 from __future__ import annotations
 
