@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Literal, NamedTuple
 
 How = Literal["field", "block", "closer", "opened", "none"]
@@ -74,10 +75,13 @@ LONE = frozenset(
 """Closing marks that mean the end of thinking even where nothing opened it, in lower case. `<|end|>` also ends Phi's
 turns, and `</analysis>` may be part of an answer."""
 
-_ANSWER = (
-    r"<\|channel\|>(?:final|commentary)[^<\n]{0,40}<\|message\|>|\ to=user<\|message\|>"
-    r"|<\|begin_of_solution\|>|assistantfinal"
+_ANSWERS = (
+    r"<\|channel\|>(?:final|commentary)[^<\n]{0,40}<\|message\|>",
+    r"\ to=user<\|message\|>",
+    r"<\|begin_of_solution\|>",
+    "assistantfinal",
 )
+_ANSWER = "|".join(_ANSWERS)
 """What heads an answer. `assistantfinal` is what is left of gpt-oss's marks where a server drops special tokens."""
 
 _BETWEEN = r"<\|(?:start|begin)\|>assistant|<\|START_(?:RESPONSE|TEXT)\|>|<\|content\|>"
@@ -184,19 +188,26 @@ _Parts = tuple[str, str, str | None, How]
 def _own(text: str, opened: bool, marks: Marks) -> _Parts:
     """Read by the marks of the model's own template."""
     opener, closer = re.escape(marks.opener.strip()), re.escape(marks.closer)
-    ends = re.compile(f"{closer}|{_ANSWER}" if re.search(_ANSWER, marks.heading) else closer)
     begins = re.match(rf"\s*{opener}", text) if opened else re.search(opener, text)
-    end = ends.search(text, begins.end() if begins else 0)
-    lone = None if opened or begins else re.search(closer, text)
-    if not opened and not begins and not (lone and marks.closer not in _TURN_ENDS):
+    if not opened and marks.closer not in _TURN_ENDS:
+        lone = re.search(closer, text[: begins.start()] if begins else text)
+        if lone:
+            return text[: lone.start()], "", text[lone.end() :], "closer"
+    if not opened and not begins:
         return "", "", text, "none"
-    if lone or (not opened and begins and (early := re.search(closer, text[: begins.start()]))):
-        end, begins = lone or early, None
     start = begins.end() if begins else 0
-    before = _answer(text[: begins.start()], marks) if begins else ""
+    again = re.match(r"<[^<>]*>\w*", marks.heading.strip())
+    said = text[: begins.start()].rstrip().removesuffix(again.group() if again else "") if begins else ""
+    before = _answer(said, marks)
+    end = re.compile("|".join([closer, *_own_answer(marks)])).search(text, start)
     if end is None:
         return text[start:], before, None, "opened"
     return text[start : end.start()], before, text[end.end() :], "block" if begins else "closer"
+
+
+def _own_answer(marks: Marks) -> list[str]:
+    """The pattern, if any, of the marks that head an answer in this template even where no closing mark was written."""
+    return [pattern for pattern in _ANSWERS if re.search(pattern, marks.heading)]
 
 
 def _any(text: str, opened: bool) -> _Parts:
@@ -219,18 +230,22 @@ def _any(text: str, opened: bool) -> _Parts:
 
 def _answer(text: str, marks: Marks | None) -> str:
     """An answer without the marks that head it or end its turn."""
-    heading = marks.heading.strip() if marks else ""
-    last = re.search(r"<[^<>]*>$", heading)
-    heads = [heading, *([last.group()] if last else [])] if heading else []
+    heads = _own_heads(marks) if marks else _HEADS
     text = text.strip()
-    found = True
-    while found:
-        length = next((len(mark) for mark in heads if text.startswith(mark)), 0)
-        if not length and (marks is None or re.search(_ANSWER, heading)):
-            head = _HEADS.match(text)
-            length = head.end() if head else 0
-        text, found = text[length:].lstrip(), bool(length)
+    while head := heads.match(text):
+        text = text[head.end() :].lstrip()
     return _without_turn_end(text, marks)
+
+
+@cache
+def _own_heads(marks: Marks) -> re.Pattern[str]:
+    """What heads an answer in the model's own template: all of it, or its last mark alone."""
+    heading = marks.heading.strip()
+    begins = re.match(r"<[^<>]*>\w*", heading)
+    last = re.search(r"<[^<>]*>$", heading)
+    own = [rf"(?:{re.escape(begins.group())})?\s*(?:{pattern})" for pattern in _own_answer(marks) if begins]
+    heads = [re.escape(heading), *own, *([re.escape(last.group())] if last else [])]
+    return re.compile("|".join(heads) if heading else "(?!)")
 
 
 def _marks(text: str) -> Iterator[re.Match[str]]:

@@ -330,7 +330,7 @@ def _written(
             or next((block.closer for block in BLOCKS if block.closer in closing), None)
             or (mark.group() if mark else None)
         )
-        if text.startswith(prompt) and sentinel and closer:
+        if text.startswith(prompt) and sentinel and closer and _ANSWER not in opener:
             return Tags(opener, closer)
     return None
 
