@@ -11,7 +11,8 @@ from pipeline.publish import release, versions
 from pipeline.publish.diff import Diff, compare
 from pipeline.publish.opening import HUB, REJECTED, at_hub, open_version, versions_at
 from pipeline.publish.release import Permissions, Published
-from pipeline.recipe import MIXTURE, Recipe
+from pipeline.recipe import MIXTURE, Recipe, Source
+from pipeline.sources.known import known
 
 
 def check_asked(recipe: Recipe, publish: bool, permissions: Permissions) -> None:
@@ -74,6 +75,16 @@ def _expected(recipe: Recipe) -> dict[str, Any]:
     shown = [prefilled_count(part.prefill.share, part.rows) for part in harmful if part.prefill]
     return {
         "recipe": recipe.dump(),
-        "sources": [{"dataset": source.dataset} for listed in recipe.sources.values() for source in listed],
+        "sources": [_source(source) for listed in recipe.sources.values() for source in listed],
         "prefilled": {"harmful": max(shown, default=0)},
+    }
+
+
+def _source(source: Source) -> dict[str, Any]:
+    """A source without a licence as far as that can be known before it is read."""
+    unnamed = bool(source.files) and known(source.dataset) is None
+    return {
+        "dataset": source.dataset,
+        "path": ", ".join(source.files or ()),
+        "licence": source.licence or (None if unnamed else "as the source says"),
     }

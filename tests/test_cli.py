@@ -547,7 +547,11 @@ def test_rows_of_no_use_are_set_aside_with_a_reason_and_the_rest_is_built(tmp_pa
         "Tell me. </think> Done": "control token",
         "What is half \ud83d of a face?": "not valid Unicode",
     }
-    fine = ["What does 🧑‍🚀🪐 mean in a message?", "¿Cómo se pinta una valla «vieja»?", *prompts(40, 3)]
+    fine = [
+        "What does 🧑‍🚀🪐 mean in a message?",
+        "How do I paint a fence that is «vieja» — or, née, an old one?",
+        *prompts(40, 3),
+    ]
     (tmp_path / "a.jsonl").write_text(lines([*odd, *fine]))
     maths = [json.dumps({"prompt": text, "answer": "so #### 7"}) for text in prompts(20, 4)]
     maths += [

@@ -154,7 +154,7 @@ def test_a_server_that_reads_our_token_ids_and_begins_anew_is_not_believed(
     [
         (["--set", "samplers.unaligned.seed_prefix=<think>Okay"], "holds the control token '<think>'"),
         ([*SEEDED, "--set", "samplers.unaligned.tokenizer=nowhere/none"], "There is no tokenizer 'nowhere/none'"),
-        ([*SEEDED, "--set", 'samplers.unaligned.tags=["<r>", "</r>"]'], "knows thinking that ends in '</think>'"),
+        ([*SEEDED, "--set", 'samplers.unaligned.thinking=["<r>", "</r>"]'], "knows thinking that ends in '</think>'"),
         ([*SEEDED, "--set", "samplers.unaligned.system=template-comply"], "uses the variable "),
     ],
 )

@@ -85,7 +85,11 @@ def test_words_without_marks_are_thoughts_where_the_model_closes_some_and_only_i
     """R1's template opens the thinking, so a cut answer has no mark; that it closes some is seen of a harmless request."""
     server.set(thinking=thinking)
     small = [f"mixture.{domain}.{key}" for domain in ("harmful", "benign") for key in ("rows=4", "prefill.attempts=1")]
-    how = [f"samplers.{name}.{key}" for name in ("unaligned", "overcautious") for key in (f"max_tokens={most}", f"batch={str(batch).lower()}")]
+    how = [
+        f"samplers.{name}.{key}"
+        for name in ("unaligned", "overcautious")
+        for key in (f"max_tokens={most}", f"batch={str(batch).lower()}")
+    ]
     options = [part for setting in small + how for part in ("--set", setting)]
     told, _ = build(server, tmp_path, *options, code=0 if prefills else 1)
     sampled = [row for row in told["funnel"] if row["step"] == "sample"]
