@@ -73,27 +73,21 @@ def test_prefills_come_from_the_models_and_say_so(server: Endpoint, tmp_path: Pa
     assert len(server.answered()) == 50
 
 
-@pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize(
     ("thinking", "most", "prefills"),
     [("unopened", 90, True), ("none", 90, False), ("none", 2000, False)],
     ids=["cut behind an opening prompt", "cut without thinking", "ended without thinking"],
 )
 def test_words_without_marks_are_thoughts_where_the_model_closes_some_and_only_if_cut(
-    server: Endpoint, tmp_path: Path, thinking: str, most: int, prefills: bool, batch: bool
+    server: Endpoint, tmp_path: Path, thinking: str, most: int, prefills: bool
 ) -> None:
-    """R1's template opens the thinking, so a cut answer has no mark; that it closes some is seen of a harmless request."""
+    """R1's template opens the thinking, so a cut answer has no mark; that the model closes some, a probe shows."""
     server.set(thinking=thinking)
     small = [f"mixture.{domain}.{key}" for domain in ("harmful", "benign") for key in ("rows=4", "prefill.attempts=1")]
-    how = [
-        f"samplers.{name}.{key}"
-        for name in ("unaligned", "overcautious")
-        for key in (f"max_tokens={most}", f"batch={str(batch).lower()}")
-    ]
-    options = [part for setting in small + how for part in ("--set", setting)]
-    told, _ = build(server, tmp_path, *options, code=0 if prefills else 1)
-    sampled = [row for row in told["funnel"] if row["step"] == "sample"]
-    assert prefills == (not any(row["dropped"] for row in sampled)), sampled
+    small += [f"samplers.{name}.max_tokens={most}" for name in ("unaligned", "overcautious")]
+    options = [part for setting in small for part in ("--set", setting)]
+    _, said = build(server, tmp_path, *options, code=0 if prefills else 1)
+    assert prefills or "unaligned for harmful, 100 words, counter-aligned: 0 of 75 accepted (75 model wrote no" in said
 
 
 def test_what_is_rejected_is_sampled_again_and_given_up_in_the_end(server: Endpoint, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pipeline.engine import Budget, EngineError
 from pipeline.errors import InputError, RecapError
 from pipeline.judges.awareness import sentences
 from pipeline.ledger import Ledger
+from pipeline.thinking import Marks
 from pipeline.trainer.rewards import RewardsConfig, Rollout, Score, Scorer, reward_functions
 from tests.servers.endpoint import VOICES, Endpoint, endpoint
 
@@ -142,6 +143,18 @@ def test_what_has_no_answer_earns_nothing_and_is_counted(
         assert scorer.score(rollouts) == [(0.0, why)] * 3
         assert scorer.counts == {(reward, why): 1 for reward in ("safety", "helpfulness", "math")}
     assert not bodies(server), "nothing is asked"
+
+
+def test_a_policy_is_read_by_its_own_marks(server: Endpoint, tmp_path: Path) -> None:
+    """A prefilled rollout that closes, one that is cut, and one whose text between two closing marks is answer too."""
+    marks = Marks("<mm:think>", "</mm:think>", "", "[e~[")
+    said = ("So</think>, on.</mm:think>Rye bread.[e~[", "So</think>, on", "So.</mm:think>Rye</mm:think> bread.[e~[")
+    rollouts = [helpfulness(text, "Name a bread.")._replace(opened=True, marks=marks) for text in said]
+    whys = [found.why for found in score(judged(server.base_url), tmp_path / "ledger", rollouts)]
+    assert whys == ["scored", "unclosed", "scored"]
+    helped = [body["messages"][0]["content"] for body in bodies(server) if "Name a bread." in json.dumps(body)]
+    data = [json.loads(text.partition("DATA\n")[2].partition("\nEND OF DATA")[0]) for text in helped]
+    assert {shown["answer"] for shown in data} == {"Rye bread.", "Rye</mm:think> bread."}
 
 
 # Safety and helpfulness

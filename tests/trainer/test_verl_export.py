@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,12 +14,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from pipeline.build import build
 from pipeline.recipe import LoadedRecipe, parse
 from pipeline.runner import LocalRunner
-from pipeline.thinking import renderer_for
+from pipeline.thinking import Marks, renderer_for
 from pipeline.trainer.mixture import open_mixture
+from pipeline.trainer.verl import check, read_marks
+from pipeline.trainer.verl_files.recap_reward import compute_score
 from tests.byte_tokenizer import byte_tokenizer
 
 RECIPE = """
@@ -182,6 +186,27 @@ def test_a_template_that_cant_be_continued_is_shown_with_its_tail(mixture: Path,
     model = byte_tokenizer(tmp_path / "model", NO_THINKING)
     done = run(mixture, "--model", model, "--out", tmp_path / "out", code=2)
     assert "<|end|><|assistant|>" in done.stderr
+
+
+def test_thinking_and_template_go_to_the_agent_loop_and_its_marks_to_the_rewards(mixture: Path, tmp_path: Path) -> None:
+    """As SmolLM3's template, this one has a variable, and no mark of its own that could follow its prompt."""
+    model = byte_tokenizer(tmp_path / "model", NO_THINKING.replace("-%}<|assistant|>", "-%}<|assistant|>{{ style }}"))
+    settings, out = tmp_path / "policy.yaml", tmp_path / "out"
+    settings.write_text('thinking: ["<mm:think>", "</mm:think>"]\n')
+    run(mixture, "--model", model, "--out", out, "--config", settings, "--set", "template.style=calm")
+    [loop] = yaml.safe_load((out / "agent_loop.yaml").read_text())
+    known = json.loads((out / "export.json").read_text())
+    for made in (loop, known):
+        assert (made["thinking"], made["template"]) == (["<mm:think>", "</mm:think>"], {"style": "calm"})
+    assert read_marks(out) == Marks("<mm:think>", "</mm:think>", "\n\n", "")
+    pytest.importorskip("math_verify", reason="needs math-verify: pip install 'recap-data[trainer]'")
+    (out / "rewards.yaml").write_text("safety: {engine: refusal}\nhelpfulness: {engine: refusal}\n")
+    row = rows_of(out)[0]["extra_info"] | {"reward": "safety", "opened": True}
+    where = {"rewards": str(out / "rewards.yaml"), "ledger": str(tmp_path / "ledger.sqlite")}
+    for completion, unclosed in (("On</think> so.</mm:think>I can't help with that.", 0.0), ("On.</think>No.", 1.0)):
+        found = asyncio.run(compute_score("harmful", "", None, row | {"completion": completion}, **where))
+        assert (found["unclosed"], found["lost"]) == (unclosed, ""), found
+    check(out, str(model))
 
 
 def test_a_mixture_of_another_schema_version_is_refused(mixture: Path, model: Path, tmp_path: Path) -> None:
