@@ -39,7 +39,7 @@ from pipeline.errors import InputError
 from pipeline.judges import Exchange, Stance, Verdict
 from pipeline.judges._models import COMPLYING, REFUSING, ask_beforehand, final, shown
 from pipeline.recipe import GuardConfig
-from pipeline.thinking import control_token
+from pipeline.thinking import control_token, without_tags
 
 _TOP = 5
 """How many tokens are asked for at each place: as many as any server gives. ``extra`` may say more."""
@@ -228,7 +228,8 @@ class GuardJudge:
     async def judge(self, exchange: Exchange) -> Verdict:
         """Ask for the stance of what is seen of an exchange. Where there is no response, nothing is asked.
 
-        A text that holds a control token is not shown: it could forge the turns that the guard reads.
+        Thinking tags are left out of what is shown, and nothing else. A text that holds a control token is not shown:
+        it could forge the turns that the guard reads.
 
         Raises:
             EngineError: the model could not be made to answer.
@@ -255,6 +256,7 @@ class GuardJudge:
         return reading.harmful if reading else None
 
     async def _asked(self, parts: Mapping[str, str]) -> Reading | None:
+        parts = {name: without_tags(text) for name, text in parts.items()}
         if any(map(control_token, parts.values())):
             return None
         try:

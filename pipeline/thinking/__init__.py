@@ -8,7 +8,7 @@ whole turn has behind it. Nothing here imports `transformers`: a tokenizer is ha
 from __future__ import annotations
 
 from pipeline.thinking.parsing import BLOCKS, Marks, Reading, Tags, head, read_output
-from pipeline.thinking.prefix import Prefix, control_token, cut_prefix, sentence_ends
+from pipeline.thinking.prefix import Prefix, control_token, cut_prefix, sentence_ends, without_tags
 from pipeline.thinking.rendering import Renderer, Rendering, RenderingError, Tokenizer, renderer_for
 from pipeline.thinking.turns import Turn, marks_of, turn_of
 
@@ -31,4 +31,5 @@ __all__ = [
     "renderer_for",
     "sentence_ends",
     "turn_of",
+    "without_tags",
 ]

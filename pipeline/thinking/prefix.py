@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from pipeline.words import word_ends
 
+_TAG = r"</?\s*(?:\w{1,20}:)?(?:think|thinking|thought|reasoning|analysis|reflection|scratchpad)\s*>"
 _CONTROL = re.compile(
-    r"""
-    </?\s*(?:\w{1,20}:)?(?:think|thinking|thought|reasoning|analysis|reflection|scratchpad)\s*>
-    | <\|[^|<>\s]{1,40}\|>            # <|im_start|>, <|eot_id|>, <|channel|>
-    | <[|｜][^<>\n]{1,40}[|｜]>        # DeepSeek's full-width bars
+    rf"""
+    {_TAG}
+    | <\|[^|<>\s]{{1,40}}\|>            # <|im_start|>, <|eot_id|>, <|channel|>
+    | <[|｜][^<>\n]{{1,40}}[|｜]>        # DeepSeek's full-width bars
     | <\|(?:turn|tool|channel)>|<(?:turn|tool|channel)\|>
     | </?s>|<(?:bos|eos|pad|unk)>
     | </?(?:start|end)_of_(?:turn|image|utterance)>
@@ -32,6 +33,11 @@ def control_token(text: str) -> str | None:
     """
     found = _CONTROL.search(text)
     return found.group() if found else None
+
+
+def without_tags(text: str) -> str:
+    """A text with an empty line where it has a thinking tag: nothing of it is left out, and no tag acts on a model."""
+    return re.sub(_TAG, "\n\n", text, flags=re.IGNORECASE)
 
 
 class Prefix(NamedTuple):

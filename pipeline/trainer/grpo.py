@@ -29,7 +29,7 @@ from pipeline.judges.refusal import RefusalJudge
 from pipeline.schema import REWARDS
 from pipeline.thinking import Marks, read_output
 from pipeline.trainer.config import DynamicSampling
-from pipeline.trainer.watch import Seen, Watch, lesson
+from pipeline.trainer.watch import POOR, Lesson, Seen, Watch, lesson
 
 _BY_ROLLOUT = ("grpo", "dr_grpo", "luspo", "sapo")
 """Losses of TRL's whose divisor counts rollouts."""
@@ -120,13 +120,15 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         wanted = len(prompts) // self.num_generations
         if self._dynamic is None:
             groups = self._sample()
-            taught = sum(map(self._teaches, groups))
+            taught = sum(self._lesson(group) == "teaches" for group in groups)
             self._seen.update(wanted=len(groups), short=len(groups) - taught)
             return self._chosen(groups, [], prompts)
-        teaching, others = list[list[_Rollout]](), list[list[_Rollout]]()
+        teaching, others, poor = list[list[_Rollout]](), list[list[_Rollout]](), 0
         for refill in range(self._dynamic.max_refills + 1):
             for group in self._sample():
-                (teaching if self._teaches(group) else others).append(group)
+                found = self._lesson(group)
+                poor += found in POOR
+                (teaching if found == "teaches" else others).append(group)
             missing = self._most(wanted - len(teaching))
             if refill == 0:
                 self._log_metric("dynamic/replaced", 1 - min(len(teaching), wanted) / wanted)
@@ -139,7 +141,7 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         self._log_metric("dynamic/refills", refill)
         short = max(wanted - len(teaching), 0)
         self._log_metric("dynamic/short", short / wanted)
-        self._seen.update(wanted=wanted, short=short)
+        self._seen.update(wanted=wanted, short=min(short, poor))
         return self._chosen(teaching[:wanted], others[:short], prompts)
 
     def _sample(self) -> list[list[_Rollout]]:
@@ -165,14 +167,14 @@ class RecapTrainer(GRPOTrainer):  # type: ignore[misc]
         ]
         return [rollouts[at : at + size] for at in range(0, len(rollouts), size)]
 
-    def _teaches(self, group: Sequence[_Rollout]) -> bool:
-        """Whether a group is to be trained on: not all bad, not all good, and two of it scored at least."""
+    def _lesson(self, group: Sequence[_Rollout]) -> Lesson:
+        """What a group is worth; one that teaches is trained on."""
         totals = self._totals(torch.stack([rollout.rewards for rollout in group]))
         found = lesson(totals.tolist(), self._dynamic.tau if self._dynamic else None)
         self._watch.hear_groups([found])
         for name in ("unscored", "all_bad", "all_good") if self._dynamic else ():
             self._log_metric(f"dynamic/{name}", float(found == name))
-        return found == "teaches"
+        return found
 
     def _drawn(self, groups: int, refill: int) -> list[dict[str, Any]]:
         """Rows for `groups` more groups, of prompts that this step hasn't sampled; fewer where no more are left.

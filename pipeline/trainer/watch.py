@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Lesson = Literal["teaches", "unscored", "all_bad", "all_good"]
 
+POOR: tuple[Lesson, ...] = ("unscored", "all_bad")
+"""What a group is worth that is missing for want of rewards. One that is all good is missing since it was learned."""
+
 _GROUPS = "groups"
 _NUMBERS = re.compile(r"\d+")
 
@@ -26,7 +29,8 @@ class Stop(BaseModel):
 
     Attributes:
         unscored: the most of a reward's rollouts with an answer that may be unscored.
-        short: the most of a step's groups that may be missing: no prompt was found that teaches something.
+        short: the most of a step's groups that may be missing for want of rewards: nobody could score them, or all that
+            they earned was 0. Groups that are all good are no fault.
         steps: how many steps in a row one of them must be over its bound.
     """
 
@@ -39,7 +43,7 @@ class Stop(BaseModel):
 
 class Seen(NamedTuple):
     """What a step came to, over all processes: by reward the rollouts with an answer and those of them that nobody
-    could score; the groups that were wanted, and those that were missing.
+    could score; the groups that were wanted, and those that were missing for want of rewards.
     """
 
     asked: Mapping[str, int]
@@ -88,7 +92,7 @@ class Watch:
 
     def hear_groups(self, lessons: Iterable[Lesson]) -> None:
         """Note why groups didn't teach."""
-        self.hear(_GROUPS, (kind.replace("_", " ") for kind in lessons if kind != "teaches"))
+        self.hear(_GROUPS, (kind.replace("_", " ") for kind in lessons if kind in POOR))
 
     def step(self, number: int, seen: Seen) -> None:
         """Judge a step that was made."""

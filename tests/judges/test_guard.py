@@ -739,3 +739,11 @@ def test_no_log_probabilities_raise_or_make_a_text_pass(
         assert 0 <= reading.score <= 1
         assert reading.stance not in ("complies", "refuses") or is_a_passing_label(family, text)
     assert judge(family).read(answer._replace(logprobs=None)) is None
+
+
+def test_what_stands_between_two_closing_marks_is_shown_without_them(server: Endpoint, tmp_path: Path) -> None:
+    """The template of a guard that thinks itself would cut a text at a thinking tag."""
+    asked = config("granite-guardian", "guard-granite", server.base_url)
+    ask(tmp_path / "ledger", asked, [Exchange("Hm?", "First this.</think>I won't.")])
+    (body,) = bodies(server)
+    assert [said["content"] for said in body["messages"]][-1] == "First this.\n\nI won't."

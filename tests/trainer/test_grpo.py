@@ -477,7 +477,7 @@ def test_bad_policies_and_mixtures_are_told_before_the_first_step(policy: Path, 
     tokenizer.save_pretrained(bare)
     with pytest.raises(InputError, match="no thinking block"):
         run(bare, config())
-    with pytest.raises(InputError, match="TRL can't start on the policy"):
+    with pytest.raises(InputError, match="writes no answer of an assistant"):
         run(bare, config(thinking={"opener": "<think>\n", "closer": "</think>"}))
     assert renderer_for(tokenizer, tags=Tags("<think>\n", "</think>"))
     assert not (tmp_path / "out").exists()

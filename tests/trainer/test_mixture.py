@@ -111,7 +111,7 @@ def test_the_command_trains_and_says_where_the_policy_is(demo: Path, tmp_path: P
     settings.write_text("grpo: {max_steps: 1, num_generations: 2, per_device_train_batch_size: 4}\n")
     options = ("--model", str(tiny_model(tmp_path / "policy")), "--config", str(settings), "--out", str(tmp_path / "o"))
     lengths = ("--set", "max_prompt_tokens=2000", "--set", "grpo.max_completion_length=4")
-    steps = ("--set", "grpo.gradient_accumulation_steps=1")
+    steps = ("--set", "grpo.gradient_accumulation_steps=1", "--set", "stop=null")
     bad = command("train", str(demo), *options, "--set", "grpo.max_step=1")
     assert bad.returncode == 2
     assert "did you mean 'max_steps'?" in bad.stderr

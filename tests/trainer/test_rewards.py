@@ -127,7 +127,6 @@ def test_a_judge_is_shown_the_prompt_and_the_final_answer_alone(
     [
         ("it goes on and on", True, "unclosed"),
         ("<think>it goes on and on", False, "unclosed"),
-        ("<think>so</think>Bread.<think>or not", False, "unclosed"),
         ("so</think>\n\n", True, "empty"),
         ("so</think><|im_end|>", True, "empty"),
         ("", False, "empty"),

@@ -21,7 +21,7 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import FILTER_GROUPS_REWARD_METRIC, ReplayBuffer
 
 from pipeline.errors import InputError, RecapError
-from pipeline.trainer.watch import Lesson, Seen, Stop, Watch, lesson
+from pipeline.trainer.watch import POOR, Lesson, Seen, Stop, Watch, lesson
 
 
 class RecapReplayBuffer(ReplayBuffer):  # type: ignore[misc]
@@ -84,9 +84,11 @@ class RecapReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             self._lessons[uid] = lesson(rewards, self._tau if self._dynamic else None)
         found = [self._lessons[uid] for uid in new]
         self._watch.hear_groups(found)
-        self._counts.update(groups=len(found), taught=found.count("teaches"))
+        poor = sum(map(found.count, POOR))
+        self._counts.update(groups=len(found), taught=found.count("teaches"), poor=poor)
         if self._counts["groups"] >= self._most:
-            self._step(global_steps, short=max(self._size - self._counts["taught"], 0))
+            missing = max(self._size - self._counts["taught"], 0)
+            self._step(global_steps, short=min(missing, self._counts["poor"]))
         unscored, bad, good = (
             {uid for uid in ended if self._lessons[uid] == kind} for kind in ("unscored", "all_bad", "all_good")
         )
