@@ -213,9 +213,10 @@ def _texts(stance: Stance, seed: int, count: int = 3000) -> Iterator[tuple[str, 
     """Prompts and thinking in a stance: each text from one of the bundled prompts, at a length of its own."""
     folder = files("pipeline.sources") / "bundled"
     prompts = [
-        json.loads(line)["prompt"]
+        prompt
         for domain in ("harmful", "benign", "math")
         for line in (folder / f"demo-{domain}.jsonl").read_text(encoding="utf-8").splitlines()
+        if any(map(str.isalpha, prompt := json.loads(line)["prompt"]))
     ]
     draw = random.Random(seed)
     sampler = TemplateSampler()

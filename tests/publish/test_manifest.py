@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.publish.folder import MANIFEST
+from pipeline.publish.manifest import recipe_of
 
 COMMANDS = ("publish", "diff", "verify", "report")
 
@@ -212,3 +213,12 @@ def test_a_name_that_leads_out_is_no_folder_to_write_to(
     assert (code, "'../../escaped', which is no name" in told) == (2, True)
     run(capsys, "verify", folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner"]
+
+
+def test_marks_and_variables_by_their_former_names_are_read(demo: Path) -> None:
+    found = json.loads((demo / MANIFEST).read_text())
+    asked = {"engine": "openai", "model": "m", "tags": ["<r>", "</r>"], "chat_template": {"enable_thinking": True}}
+    found["recipe"]["samplers"]["t"] = asked
+    sampler = recipe_of(found, "demo").samplers["t"]
+    assert tuple(sampler.thinking) == ("<r>", "</r>")
+    assert sampler.template == {"enable_thinking": True}
