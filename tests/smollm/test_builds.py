@@ -36,7 +36,7 @@ sources:
 samplers:
   plain: &plain {{engine: openai, base_url: URL, model: {MODEL}, max_tokens: 48, in_flight: 2}}
   steered: {{<<: *plain, system: steer-overcautious}}
-  begun: &begun {{<<: *plain, tokenizer: TOKENIZER, tags: {json.dumps(TAGS)}, seed_prefix: "{COMPLIES}"}}
+  begun: &begun {{<<: *plain, tokenizer: TOKENIZER, thinking: {json.dumps(TAGS)}, seed_prefix: "{COMPLIES}"}}
   steered-begun: {{<<: *begun, system: steer-overcautious, seed_prefix: "{REFUSES}"}}
 mixture:
   harmful: {{rows: 4, prefill: {{sampler: HARMFUL, words: 40, min_words: 20, attempts: 2}}}}
@@ -113,7 +113,7 @@ def test_a_seed_prefix_and_steering_are_gone_on_from(built: Path) -> None:
 
 
 def tried(server: Server, tokenizer: Path) -> list[str]:
-    settings = {"model.tags": TAGS, "model.max_tokens": 24, "model.temperature": 0.0}
+    settings = {"model.thinking": TAGS, "model.max_tokens": 24, "model.temperature": 0.0}
     where = ["--model", MODEL, "--base-url", server.base_url, "--tokenizer", str(tokenizer), "--rows", "1"]
     return [*where, *(part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}"))]
 
