@@ -363,7 +363,8 @@ def test_math_is_verified(config: Any, rows: RLHFDataset, model: Path) -> None:
         assert batch.batch["rm_scores"].sum().item() == score
 
 
-def test_judges_are_asked(config: Any, rows: RLHFDataset, model: Path, tmp_path: Path) -> None:
+def test_judges_are_asked(config: Any, rows: RLHFDataset, model: Path, exported: Path, tmp_path: Path) -> None:
+    shutil.copy(exported / "export.json", tmp_path)
     row = next(row for row in rows if row["data_source"] == "harmful" and row["extra_info"]["prefill"] is not None)
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in answers("refuse", 6)]
@@ -410,7 +411,10 @@ def test_a_rollout_that_cant_be_scored_is_no_number(config: Any, rows: RLHFDatas
     assert batch.non_tensor_batch["why"].tolist() == ["unclear"]
 
 
-def test_a_judge_that_is_lost_is_told(config: Any, rows: RLHFDataset, model: Path, tmp_path: Path) -> None:
+def test_a_judge_that_is_lost_is_told(
+    config: Any, rows: RLHFDataset, model: Path, exported: Path, tmp_path: Path
+) -> None:
+    shutil.copy(exported / "export.json", tmp_path)
     row = next(row for row in rows if row["data_source"] == "harmful" and row["extra_info"]["prefill"] is not None)
     ids = AutoTokenizer.from_pretrained(model).encode(REFUSES, add_special_tokens=False)
     lost = {"engine": "guard", "family": "granite-guardian", "base_url": "http://127.0.0.1:9/v1", "model": "guard"}
